@@ -1,0 +1,178 @@
+/*
+ * tether/http.h — an HTTP server whose every request has a context.
+ *
+ * A handler is a plain function that runs in a fiber of its own (tether/loop.h), one for each request. The
+ * request's context is done the moment nobody wants the answer any more: the client disconnected, reset its
+ * stream, or the server drains; or when its deadline passes, or when the handler has returned. Whatever the
+ * handler waits for under that context ends with it.
+ *
+ *	static void hello(http_request *request, http_response *response)
+ *	{
+ *		if (wait_sleep(http_request_ctx(request), CTX_SECOND) == 0)
+ *			http_response_text(response, 200, "hello\n");
+ *	}
+ *
+ *	http_server *server = http_server_new(NULL);
+ *	http_handle(server, "GET /hello", hello, NULL);
+ *	http_listen(server, "127.0.0.1:8080", NULL, 0);
+ *	http_serve(server, until_ctrl_c);
+ *	http_server_free(server);
+ */
+#ifndef TETHER_HTTP_H
+#define TETHER_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <tether/ctx.h>
+
+typedef struct http_server http_server;
+typedef struct http_request http_request;
+typedef struct http_response http_response;
+
+/* ---- Why a request's context was cancelled ---------------------------------------------------------- */
+
+extern const ctx_error HTTP_CLIENT_DISCONNECTED; /* the connection closed, was reset, half-closed, or died */
+extern const ctx_error HTTP_STREAM_RESET;        /* HTTP/2: RST_STREAM for this request alone */
+extern const ctx_error HTTP_SERVER_SHUTDOWN;     /* the drain timeout passed, or http_server_abort */
+extern const ctx_error HTTP_REQUEST_FINISHED;    /* the handler has returned, in good order */
+
+/* ---- The server ------------------------------------------------------------------------------------- */
+
+/* How a request ended, told once for every request whose head could be read. */
+typedef struct http_outcome {
+	int status;             /* what was answered; 499: the client left before the answer was sent whole */
+	const ctx_error *cause; /* why its context was cancelled before the answer was sent, or NULL */
+	uint64_t body_bytes;    /* of the response body, handed to the kernel */
+	int64_t duration_ns;    /* from the first byte of the request seen to the last of the answer sent */
+} http_outcome;
+
+/* All durations are nanoseconds; a 0 takes the default named. */
+typedef struct http_server_options {
+	size_t workers;         /* event-loop threads; 0: half the CPUs, at least 1 */
+	size_t connections;     /* open at once at most, past it new ones are answered 503; 0: 10000 */
+	size_t body_size;       /* bytes of a request's body at most, else 413; 0: 1 MiB */
+	int64_t header_timeout; /* for the whole request head to arrive; 0: 10 s */
+	int64_t body_timeout;   /* for the whole body to arrive; 0: 30 s */
+	int64_t write_timeout;  /* for the client to take some of a response's bytes; 0: 30 s */
+	int64_t idle_timeout;   /* between two requests of a connection; 0: 60 s */
+	int64_t drain_timeout;  /* what requests in flight get once http_serve's context is done; 0: 10 s */
+	bool half_close_is_waiting; /* a client that has shut down its sending side still wants its answer */
+	/*
+	 * Called on the worker's loop when a request's head has been read, before its handler: must not block.
+	 * May attach values with http_request_set. false: the request is answered 503. NULL: not called.
+	 */
+	bool (*on_request)(http_request *request, void *data);
+	/* Called on the worker's loop when a request is over; the request is still whole. NULL: not called. */
+	void (*on_done)(http_request *request, const http_outcome *outcome, void *data);
+	void *data;
+} http_server_options;
+
+/* options may be NULL; copied. The caller owns the server. NULL with errno ENOMEM. */
+http_server *http_server_new(const http_server_options *options);
+
+/*
+ * Adds a handler for a pattern in the syntax of Go 1.22's ServeMux: "[METHOD ]/path", where a segment may be
+ * {name} (one segment, not empty), the last may be {name...} (all the rest), a trailing / matches everything
+ * below, and {$} only the path that ends there. GET also serves HEAD. The most specific pattern wins. data is
+ * borrowed and given back by http_request_data. Before http_serve only. 0, or -1 with errno: EINVAL for a
+ * pattern that is malformed, EEXIST for one that conflicts with another, ENOMEM.
+ */
+typedef void http_handler(http_request *request, http_response *response);
+int http_handle(http_server *server, const char *pattern, http_handler *handler, void *data);
+
+/*
+ * Listens on "host:port", "[v6]:port", ":port" (all interfaces) or "unix:/path"; port 0 picks a free one. Call it again for
+ * a second address. Writes the address bound, with its real port, to bound where that is not NULL. Before
+ * http_serve only; connections queue in the kernel from here on. 0, or -1 with errno.
+ */
+int http_listen(http_server *server, const char *address, char *bound, size_t bound_size);
+
+/*
+ * Serves until c is done, then drains: stops accepting, closes idle connections, lets requests in flight
+ * finish, and after the drain timeout cancels the rest with HTTP_SERVER_SHUTDOWN and waits for their handlers.
+ * Blocks the calling thread, which must not run a loop; starts the workers and has joined them when it
+ * returns. Once per server. 0, or -1 with errno when it could not start (nothing was served).
+ */
+int http_serve(http_server *server, ctx *c);
+
+/* Ends a drain, or the service, at once: cancels what is in flight. Idempotent, any thread, signal handlers excepted. */
+void http_server_abort(http_server *server);
+
+/* Frees a server that does not serve (any more). NULL is allowed. */
+void http_server_free(http_server *server);
+
+/* Snapshots, from any thread. */
+typedef struct http_server_stats {
+	size_t connections;    /* open now */
+	size_t requests;       /* in flight now */
+	size_t fibers, stacks; /* over all workers: see loop_fibers, loop_stacks */
+	uint64_t connections_total, connections_refused, requests_total, disconnects_total;
+	bool draining;
+} http_server_stats;
+void http_server_stats_get(const http_server *server, http_server_stats *stats);
+
+/* ---- The request ------------------------------------------------------------------------------------ */
+
+/*
+ * All that is returned here is borrowed, lives until on_done has returned, and does not change. Any thread.
+ */
+ctx *http_request_ctx(const http_request *request);           /* retain it to use it longer */
+void *http_request_data(const http_request *request);         /* http_handle's data */
+const char *http_request_method(const http_request *request); /* "GET" */
+const char *http_request_path(const http_request *request);   /* percent-decoded, begins with / */
+const char *http_request_target(const http_request *request); /* path and query as sent */
+const char *http_request_route(const http_request *request);  /* the pattern that matched, or NULL */
+const char *http_request_peer(const http_request *request);   /* "127.0.0.1:51234", "unix" */
+
+const char *http_path_value(const http_request *request, const char *name); /* decoded; NULL: no such name */
+const char *http_query_value(const http_request *request,
+                             const char *name); /* the first, decoded; NULL: absent */
+const char *http_header(const http_request *request,
+                        const char *name); /* the first, any case; NULL: absent */
+
+/* The whole body, "" if there is none; *size (may be NULL) is its length. NUL-terminated for convenience. */
+const char *http_body(const http_request *request, size_t *size);
+
+/*
+ * Attaches a value to the request's context, as ctx_with_value: from on_request or the handler, before others
+ * use the context. 0, or -1 with errno ENOMEM, and then value is still the caller's.
+ */
+int http_request_set(http_request *request, const ctx_key *key, void *value);
+
+/* ---- The response ----------------------------------------------------------------------------------- */
+
+/*
+ * A response is buffered and sent when the handler returns: 200 with no body unless said otherwise. Out of
+ * memory in any of these turns the answer into a bare 500: handlers need not check. Handler's fiber only.
+ */
+void http_response_status(http_response *response, int status);
+
+/* Sets a header field, replacing one of that name, or adds another. A name or value that could break the head is
+ * a programming error: refused, and the answer becomes a 500. Framing fields are the server's own affair. */
+void http_response_header(http_response *response, const char *name, const char *value);
+void http_response_add_header(http_response *response, const char *name, const char *value);
+
+/* Appends to the buffered body; copied. */
+void http_response_append(http_response *response, const void *data, size_t size);
+
+/* The whole answer at once: status, Content-Type text/plain or as given, body (copied). */
+void http_response_text(http_response *response, int status, const char *text);
+void http_response_body(http_response *response, int status, const char *content_type, const void *data,
+                        size_t size);
+
+/* An RFC 9457 application/problem+json: the status's own title, detail may be NULL. Replaces any body so far. */
+void http_response_problem(http_response *response, int status, const char *detail);
+
+/*
+ * Streams: sends the head on the first call, then the data, and waits while the client is slow (the fiber
+ * parks; memory is bounded). The end of the handler ends the body. 0, or -1 when the request's context is
+ * done: the handler should then just return. HEAD: counts as written.
+ */
+int http_write(http_response *response, const void *data, size_t size);
+
+/* Makes a started stream end visibly broken, so that no client takes it for whole. Then return. */
+void http_response_fail(http_response *response);
+
+#endif

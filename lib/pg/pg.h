@@ -1,0 +1,262 @@
+/*
+ * tether/pg.h — PostgreSQL under a context: a pool, queries, rows, transactions.
+ *
+ * The shape of Go's database/sql over libpq, with a cancel that keeps the connection. Every call that can
+ * wait takes a context. When that context is done the call returns at once with the context's error; if its
+ * query had reached PostgreSQL, the pool has it cancelled there, waits until the connection is provably clean,
+ * and only then lends it out again. The caller never waits for that, and no other query is ever hit.
+ *
+ *	ctx_auto *five_seconds = ctx_with_timeout(parent, 5 * CTX_SECOND);
+ *	pg_rows_auto *rows = pg_query(five_seconds, pool, "SELECT title FROM album WHERE artist = $1",
+ *	                              PG_PARAMS(artist));
+ *	while (pg_rows_next(rows))
+ *		puts(pg_rows_text(rows, 0));
+ *	if (pg_rows_error(rows))
+ *		fprintf(stderr, "%s\n", pg_rows_error(rows)->message);
+ *
+ * Calls may be made from fibers of any loop and from plain threads alike, and wait as wait_*() does
+ * (tether/loop.h). A pool may be used by all of them at once; a pg_rows, pg_tx or pg_conn by one at a time.
+ */
+#ifndef TETHER_PG_H
+#define TETHER_PG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <tether/ctx.h>
+
+/* ---- Errors ----------------------------------------------------------------------------------------- */
+
+typedef enum pg_error_kind {
+	PG_ERROR_CANCELED = 1, /* the call's context was cancelled; `cause` says by what */
+	PG_ERROR_DEADLINE,     /* the call's context passed its deadline */
+	PG_ERROR_CONNECTION,   /* PostgreSQL could not be reached, or the connection broke */
+	PG_ERROR_SERVER,       /* PostgreSQL refused or failed the statement; `sqlstate` says why */
+	PG_ERROR_SATURATED,    /* as many as the queue holds wait for a connection already */
+	PG_ERROR_CLOSED,       /* the pool, transaction or pinned connection was closed before */
+	PG_ERROR_NO_ROWS,      /* pg_query_row found no row */
+	PG_ERROR_VALUE,        /* a getter was asked for a type that the value does not fit */
+	PG_ERROR_USAGE,        /* a call that makes no sense here, such as two statements in one string */
+	PG_ERROR_UNKNOWN, /* the connection broke during COMMIT: the transaction may have happened, or not */
+	PG_ERROR_MEMORY,  /* out of memory */
+} pg_error_kind;
+
+/*
+ * What went wrong. A context's error is never reported as anything else, and never hides a real error that
+ * PostgreSQL had already sent. Belongs to the object that reported it and lives as long.
+ */
+typedef struct pg_error {
+	pg_error_kind kind;
+	char sqlstate[6];       /* five characters from PostgreSQL, else "" */
+	bool settling;          /* a query was in flight: on_settled will be called for it */
+	const ctx_error *cause; /* ctx_cause() of the context for CANCELED and DEADLINE, else NULL */
+	char constraint[64];    /* the constraint that a SERVER error violated, else "" */
+	char message[512];      /* one line in English, or PostgreSQL's own message; cut if longer */
+} pg_error;
+
+/* "canceled", "deadline", "connection", … : short stable names for logs and metrics. Static. */
+const char *pg_error_kind_name(pg_error_kind kind);
+
+/* ---- The pool --------------------------------------------------------------------------------------- */
+
+typedef struct pg_pool pg_pool;
+
+/* How a cancelled query ended, told once its connection has settled. */
+typedef struct pg_settled {
+	ctx *query_ctx; /* the context that ended; borrowed for the call: its values tell whose it was */
+	const ctx_error *cause; /* its cause */
+	int64_t stop_ns;   /* from the context's end to PostgreSQL's ReadyForQuery; -1 if that never came */
+	int64_t settle_ns; /* from the context's end to the connection's return, or its close */
+	unsigned cancels_sent; /* cancel requests it took; 0 if the query ended by itself first */
+	bool kept;             /* the connection went back to the pool; false: it was closed */
+} pg_settled;
+
+/* All durations are nanoseconds; a 0 takes the default named. */
+typedef struct pg_pool_options {
+	const char *conninfo; /* libpq connection string or URI; NULL or "": libpq's PG* environment */
+	const char *application_name; /* as pg_stat_activity shows it; NULL: "tether"; conninfo's own wins */
+	size_t size;                  /* connections at most, in whatever state; 0: 16 */
+	size_t queue_size;            /* callers waiting for a connection at most; 0: 1024 */
+	int64_t connect_timeout;      /* for one attempt; 0: 5 s */
+	int64_t settle_timeout;       /* a cancelled connection that is not clean by then is closed; 0: 2 s */
+	int64_t statement_timeout; /* PostgreSQL's own limit as a backstop, a little above any deadline; 0: none */
+	int64_t liveness_interval; /* client_connection_check_interval, the backstop for our own death; 0: 1 s */
+	/* Called on the pool's own thread for each query cancelled; must not block. NULL: not called. */
+	void (*on_settled)(const pg_settled *settled, void *data);
+	void *data;
+} pg_pool_options;
+
+/*
+ * Makes a pool and its keeper thread, on which connections are made, watched, cancelled, settled and closed.
+ * Connects to nothing yet (as Go's sql.Open; see pg_pool_ping). options and its strings are copied. NULL on
+ * failure, with *error filled in where error is not NULL: USAGE for a conninfo that libpq cannot read, MEMORY.
+ */
+pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error);
+
+/*
+ * Closes the pool: who waits for a connection gets PG_ERROR_CLOSED, as do later calls; connections lent out
+ * are closed when they come back, settling ones get until their settle timeout. Blocks until all are closed;
+ * rows, transactions and pinned connections must have been or be closed by others meanwhile. The loops whose
+ * fibers used the pool must still run or have returned from loop_run. Frees the pool. NULL is allowed.
+ */
+void pg_pool_close(pg_pool *pool);
+
+/* One round trip to PostgreSQL. true, or false with *error (may be NULL) filled in. Waits. */
+bool pg_pool_ping(ctx *c, pg_pool *pool, pg_error *error);
+
+/* A snapshot of the pool's connections by state, and totals since it was opened. */
+typedef struct pg_pool_stats {
+	size_t size; /* the maximum */
+	size_t open; /* the sum of the five below */
+	size_t connecting, idle, busy, canceling, settling;
+	size_t waiting;                                         /* callers in the queue now */
+	uint64_t acquires, waits, acquires_canceled, saturated; /* totals */
+	uint64_t wait_ns;                                       /* total time spent in the queue */
+	uint64_t connects, connect_failures;
+	uint64_t cancels, cancels_sent, settled_kept,
+		settled_closed; /* cancels: queries whose context ended in flight */
+	uint64_t lost;          /* connections that broke or that the server ended */
+} pg_pool_stats;
+void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats);
+
+/* ---- Parameters ------------------------------------------------------------------------------------- */
+
+/*
+ * The $1, $2, … of a statement, as libpq's PQexecPrepared takes them. PG_PARAMS("a", NULL, id) makes text
+ * parameters of C strings, NULL being SQL's NULL; lengths and formats (1: binary) are for binary ones. All is
+ * borrowed for the call.
+ */
+typedef struct pg_params {
+	size_t count;
+	const char *const *values;
+	const int *lengths; /* NULL where all are text */
+	const int *formats; /* NULL where all are text */
+} pg_params;
+#define PG_PARAMS(...)                                                                           \
+	((pg_params){.count = sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *), \
+	             .values = (const char *const[]){__VA_ARGS__}})
+#define PG_NO_PARAMS ((pg_params){.count = 0})
+
+/* ---- Queries ---------------------------------------------------------------------------------------- */
+
+typedef struct pg_rows pg_rows;
+typedef struct pg_tx pg_tx;
+typedef struct pg_conn pg_conn;
+
+/*
+ * pg_query(ctx, where, sql, params) runs one statement on where: a pg_pool *, pg_tx * or pg_conn *. It returns
+ * as soon as PostgreSQL has accepted it; rows then stream in constant memory, the connection staying lent until
+ * pg_rows_close. The context governs all of it, the last pg_rows_next included.
+ *
+ * pg_query_row is for one row: it returns positioned on the first, with the connection already given back;
+ * further rows are dropped. No row at all is PG_ERROR_NO_ROWS.
+ *
+ * pg_exec is for a statement whose rows are of no interest: see pg_rows_affected. The connection is given back.
+ *
+ * All three wait for a connection where they need one, first come first served. The statement is prepared once
+ * for each connection and remembered by its text: give values as parameters, never as text, or the memory of
+ * statements is of no use. They never return NULL: failure is told by pg_rows_error, and closing is always due.
+ */
+#define pg_query(c, where, sql, params)   \
+	_Generic((where), pg_pool *       \
+	         : pg_pool_query, pg_tx * \
+	         : pg_tx_query, pg_conn * \
+	         : pg_conn_query)(c, where, sql, params)
+#define pg_query_row(c, where, sql, params)   \
+	_Generic((where), pg_pool *           \
+	         : pg_pool_query_row, pg_tx * \
+	         : pg_tx_query_row, pg_conn * \
+	         : pg_conn_query_row)(c, where, sql, params)
+#define pg_exec(c, where, sql, params)   \
+	_Generic((where), pg_pool *      \
+	         : pg_pool_exec, pg_tx * \
+	         : pg_tx_exec, pg_conn * \
+	         : pg_conn_exec)(c, where, sql, params)
+
+pg_rows *pg_pool_query(ctx *c, pg_pool *pool, const char *sql, pg_params params);
+pg_rows *pg_pool_query_row(ctx *c, pg_pool *pool, const char *sql, pg_params params);
+pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params);
+pg_rows *pg_tx_query(ctx *c, pg_tx *tx, const char *sql, pg_params params);
+pg_rows *pg_tx_query_row(ctx *c, pg_tx *tx, const char *sql, pg_params params);
+pg_rows *pg_tx_exec(ctx *c, pg_tx *tx, const char *sql, pg_params params);
+pg_rows *pg_conn_query(ctx *c, pg_conn *conn, const char *sql, pg_params params);
+pg_rows *pg_conn_query_row(ctx *c, pg_conn *conn, const char *sql, pg_params params);
+pg_rows *pg_conn_exec(ctx *c, pg_conn *conn, const char *sql, pg_params params);
+
+/* ---- Rows ------------------------------------------------------------------------------------------- */
+
+/* The next row becomes the current one: true. false: no more, or failure (pg_rows_error). Waits. */
+bool pg_rows_next(pg_rows *rows);
+
+/* NULL while all is well; then what went wrong first, for good. Borrowed, lives as long as rows. */
+const pg_error *pg_rows_error(const pg_rows *rows);
+
+/*
+ * Ends the query, gives the connection back, frees rows. With rows still unread the query is cancelled in
+ * PostgreSQL rather than read to its end. Does not wait. NULL is allowed.
+ */
+void pg_rows_close(pg_rows *rows);
+void pg_rows_close_scoped(pg_rows **rows); /* for pg_rows_auto */
+#define pg_rows_auto __attribute__((cleanup(pg_rows_close_scoped))) pg_rows
+
+int pg_rows_columns(const pg_rows *rows);                         /* 0 until the first row or the end */
+const char *pg_rows_column_name(const pg_rows *rows, int column); /* NULL past the last */
+uint64_t pg_rows_affected(const pg_rows *rows); /* rows inserted, updated, deleted, selected, once ended */
+
+/*
+ * Values of the current row; column counts from 0. Text is as PostgreSQL spells it, borrowed until the next
+ * pg_rows_next or pg_rows_close, and NULL for SQL's NULL. The typed getters return false and leave *value alone
+ * for a NULL, a column that is not there, or a value that does not fit wholly; all but NULL set PG_ERROR_VALUE.
+ */
+bool pg_rows_is_null(const pg_rows *rows, int column);
+const char *pg_rows_text(const pg_rows *rows, int column);
+size_t pg_rows_length(const pg_rows *rows, int column);
+bool pg_rows_int64(pg_rows *rows, int column, int64_t *value);
+bool pg_rows_double(pg_rows *rows, int column, double *value);
+bool pg_rows_bool(pg_rows *rows, int column, bool *value);
+
+/* ---- Pinned connections and transactions ------------------------------------------------------------ */
+
+/*
+ * Lends one connection for several statements (session state, advisory locks, temporary tables). Never NULL:
+ * see pg_conn_error; statements on a failed one report its error. Give it back with pg_conn_release, always.
+ * A connection whose session is no longer known to be clean (an open transaction) is not lent on but closed.
+ */
+pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool);
+const pg_error *pg_conn_error(const pg_conn *conn);
+void pg_conn_release(pg_conn *conn);
+
+typedef enum pg_isolation {
+	PG_ISOLATION_DEFAULT,
+	PG_READ_COMMITTED,
+	PG_REPEATABLE_READ,
+	PG_SERIALIZABLE,
+} pg_isolation;
+
+typedef struct pg_tx_options {
+	pg_isolation isolation;
+	bool read_only;
+	bool deferrable;
+} pg_tx_options;
+
+/*
+ * Begins a transaction, which lives under c from BEGIN to its end: when c is done the transaction is rolled
+ * back, its connection kept, and every later call reports c's error (Go's BeginTx). Never NULL: see
+ * pg_tx_error; options may be NULL. Retains c.
+ */
+pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options);
+const pg_error *pg_tx_error(const pg_tx *tx);
+
+/*
+ * Commits: true only if PostgreSQL confirmed it. false: see pg_tx_error; PG_ERROR_UNKNOWN means that nobody
+ * can know. Waits, under the transaction's context. The tx must still be closed.
+ */
+bool pg_commit(pg_tx *tx);
+
+/* Rolls back unless committed, gives the connection back, frees tx. Does not wait. NULL is allowed. */
+void pg_rollback(pg_tx *tx);
+void pg_rollback_scoped(pg_tx **tx); /* for pg_tx_auto */
+#define pg_tx_auto __attribute__((cleanup(pg_rollback_scoped))) pg_tx
+
+#endif
