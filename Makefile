@@ -1,0 +1,239 @@
+# tether: `make help` lists what can be asked of this file.
+#
+# Sources are found by where they lie; a new file needs no line here:
+#
+#   lib/<layer>/*.c             build/libtether.a, .so   (lib/ctx alone: build/libtether-ctx.a, .so)
+#   lib/<layer>/<layer>.h       build/include/tether/<layer>.h, the only way anything includes it
+#   lib/<layer>/examples/X.c    build/examples/<layer>_X
+#   server/*.c                  build/albumd             (on the public headers alone)
+#   tests/<kind>/X.c            build/tests/<kind>/X     (with tests/support/*.c and Criterion)
+#   tests/bench/X.c             build/bench/X            (with tests/support/*.c)
+
+VERSION  := 0.1.0
+ABI      := 0
+
+# --- What may be set: make BUILD=… CC=clang WERROR= SANITIZE=thread PREFIX=/usr T=unit/ctx_cancel V=1
+
+SANITIZE ?=
+BUILD    ?= build$(if $(SANITIZE),/$(if $(findstring thread,$(SANITIZE)),tsan,asan))
+PREFIX   ?= /usr/local
+CFLAGS   ?= $(if $(SANITIZE),-O1,-O2) -g
+WERROR   ?= -Werror
+T        ?=
+V        ?=
+
+say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(patsubst $(BUILD)/%,%,$(2))'; )
+
+# Use every processor, unless told otherwise with -j.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+endif
+
+.PHONY: all run deps test check tests test-names bench lint format asan tsan valgrind install uninstall \
+        clean help FORCE
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# --- Sources
+
+LAYERS       := $(foreach dir,$(patsubst lib/%/,%,$(wildcard lib/*/)),$(if $(wildcard lib/$(dir)/$(dir).h),$(dir)))
+LIB_SRC      := $(wildcard lib/*/*.c)
+EXAMPLE_SRC  := $(wildcard lib/*/examples/*.c)
+SERVER_SRC   := $(wildcard server/*.c)
+SERVER_PAGES := $(wildcard server/*.html)
+SUPPORT_SRC  := $(wildcard tests/support/*.c)
+TEST_SRC     := $(wildcard tests/unit/*.c tests/integration/*.c tests/faults/*.c)
+BENCH_SRC    := $(wildcard tests/bench/*.c)
+
+object        = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+HEADERS      := $(LAYERS:%=$(BUILD)/include/tether/%.h)
+SERVER_OBJ   := $(call object,$(SERVER_SRC)) $(SERVER_PAGES:%.html=$(BUILD)/obj/%_html.o)
+SUPPORT_OBJ  := $(call object,$(SUPPORT_SRC))
+
+LIBRARIES    := $(if $(LIB_SRC),$(foreach lib,tether tether-ctx,$(BUILD)/lib$(lib).a $(BUILD)/lib$(lib).so))
+ALBUMD       := $(if $(SERVER_SRC),$(BUILD)/albumd)
+EXAMPLES     := $(foreach src,$(EXAMPLE_SRC),$(BUILD)/examples/$(subst /examples/,_,$(src:lib/%.c=%)))
+TESTS        := $(TEST_SRC:%.c=$(BUILD)/%)
+BENCHES      := $(BENCH_SRC:tests/%.c=$(BUILD)/%)
+# T=unit/ctx_cancel is one test program, T=unit a folder of them, T='unit/ctx_*' a pattern.
+CHOSEN       := $(if $(T),$(patsubst %.c,$(BUILD)/%,$(filter %.c,$(wildcard $(T:%=tests/%.c) $(T:%=tests/%/*.c)))),$(TESTS))
+
+# --- Flags
+
+LIB_PACKAGES    := libmicrohttpd libnghttp2 libpq libuv gnutls
+SERVER_PACKAGES := jansson
+TEST_PACKAGES   := criterion libcurl jansson
+
+# $(call once,NAME,--cflags or --libs,packages): asks pkg-config when first expanded, which only recipes do,
+# so that `make help` and `make deps` work without any library.
+once = $(eval $(1) := $(call ask,$(2),$(3)))$($(1))
+ask  = $(foreach p,$(2),$(if $(shell pkg-config --exists $(p) && echo yes),,$(error \
+       $(p) is missing (or pkg-config is): `make deps` installs what is needed)))$(shell pkg-config $(1) $(2))
+
+LIB_CFLAGS    = $(call once,LIB_CFLAGS,--cflags,$(LIB_PACKAGES))
+LIB_LIBS      = $(call once,LIB_LIBS,--libs,$(LIB_PACKAGES))
+SERVER_CFLAGS = $(call once,SERVER_CFLAGS,--cflags,$(SERVER_PACKAGES))
+SERVER_LIBS   = $(call once,SERVER_LIBS,--libs,$(SERVER_PACKAGES))
+TEST_CFLAGS   = $(call once,TEST_CFLAGS,--cflags,$(TEST_PACKAGES))
+TEST_LIBS     = $(call once,TEST_LIBS,--libs,$(TEST_PACKAGES))
+
+WARNINGS  := -Wall -Wextra -Wconversion -Wshadow -Wformat=2 -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
+# Fortified memory functions would hide from the sanitizers what they are there to see.
+HARDENING := -fstack-protector-strong -fstack-clash-protection -fPIC \
+             $(if $(SANITIZE),,$(if $(filter -O1 -O2 -O3 -Os,$(CFLAGS)),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2))
+SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+
+COMPILE = $(CC) -std=gnu11 -pthread -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' $(CPPFLAGS) \
+          -I$(BUILD)/include $(LIB_CFLAGS) $(SERVER_CFLAGS) $(CFLAGS) $(WARNINGS) $(HARDENING) $(SANITIZER)
+LINK    = $(CC) -pthread $(CFLAGS) $(SANITIZER) -Wl,-z,relro,-z,now,-z,noexecstack $(LDFLAGS)
+
+# --- Everything
+
+all: $(LIBRARIES) $(ALBUMD) $(EXAMPLES) ## build the libraries, albumd and the examples (the default)
+
+# --- Compiling. A change of flags rebuilds everything; a change in which files there are, the archives.
+
+remember = @mkdir -p $(@D) && printf '%s\n' $(1) | cmp -s - $@ || printf '%s\n' $(1) >$@
+quoted   = '$(subst ','\'',$(1))'
+
+$(BUILD)/flags: FORCE
+	$(call remember,$(call quoted,$(COMPILE)) $(call quoted,$(LINK)))
+
+$(BUILD)/sources: FORCE
+	$(call remember,$(LIB_SRC) $(SERVER_SRC) $(SERVER_PAGES) $(SUPPORT_SRC))
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags | $(HEADERS)
+	$(call say,cc,$<)mkdir -p $(@D) && $(COMPILE) $(MORE_CFLAGS) -MMD -MP -c $< -o $@
+
+# Criterion's cr_assert(eq(…)) assigns an int to a one-bit field, which -Wconversion reports in each test.
+$(BUILD)/obj/tests/%.o: MORE_CFLAGS = -Wno-conversion -Itests/support $(TEST_CFLAGS)
+
+# server/live.html becomes `const unsigned char live_html[]` and `const size_t live_html_size`.
+$(BUILD)/obj/%_html.o: %.html $(BUILD)/flags
+	$(call say,page,$<)mkdir -p $(@D) && { echo '#include <stddef.h>'; \
+	  echo 'extern const unsigned char $(*F)_html[]; extern const size_t $(*F)_html_size;'; \
+	  echo 'const unsigned char $(*F)_html[] = {'; od -An -v -tx1 $< | sed 's/[0-9a-f][0-9a-f]/0x&,/g'; echo '0};'; \
+	  echo 'const size_t $(*F)_html_size = sizeof $(*F)_html - 1;'; } >$(@:.o=.c) && $(COMPILE) -c $(@:.o=.c) -o $@
+
+define public_header
+$(BUILD)/include/tether/$(1).h: lib/$(1)/$(1).h
+	@mkdir -p $$(@D) && ln -sf $$(abspath $$<) $$@
+endef
+$(foreach layer,$(LAYERS),$(eval $(call public_header,$(layer))))
+
+# --- Libraries
+
+define library
+$(BUILD)/lib$(1).a: $(call object,$(2)) $(BUILD)/sources
+	$$(call say,ar,$$@)rm -f $$@ && $(AR) rcs $$@ $(call object,$(2))
+
+$(BUILD)/lib$(1).so: $(call object,$(2)) $(BUILD)/sources lib/exports.map
+	$$(call say,link,$$@)$$(LINK) -shared -Wl,-soname,lib$(1).so.$(ABI) -Wl,--version-script=lib/exports.map \
+	  $(call object,$(2)) $(3) -o $$@.$(VERSION) && ln -sf lib$(1).so.$(VERSION) $$@.$(ABI) && \
+	  ln -sf lib$(1).so.$(ABI) $$@
+endef
+$(eval $(call library,tether,$(LIB_SRC),$$(LIB_LIBS)))
+$(eval $(call library,tether-ctx,$(filter lib/ctx/%,$(LIB_SRC))))
+
+# --- Programs
+
+$(BUILD)/albumd: $(SERVER_OBJ) $(BUILD)/libtether.a $(BUILD)/sources
+	$(call say,link,$@)$(LINK) $(SERVER_OBJ) $(BUILD)/libtether.a $(LIB_LIBS) $(SERVER_LIBS) -o $@
+
+define example
+$(BUILD)/examples/$(subst /examples/,_,$(1:lib/%.c=%)): $(call object,$(1)) $(BUILD)/libtether.a
+	$$(call say,link,$$@)mkdir -p $$(@D) && $$(LINK) $$^ $$(LIB_LIBS) -o $$@
+endef
+$(foreach src,$(EXAMPLE_SRC),$(eval $(call example,$(src))))
+
+$(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
+	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(TEST_LIBS) -o $@
+
+$(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
+	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(filter-out -lcriterion,$(TEST_LIBS)) -o $@
+
+-include $(patsubst %.o,%.d,$(call object,$(LIB_SRC) $(EXAMPLE_SRC) $(SERVER_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC)))
+
+# --- Running and testing. `run` and `test` first install what is missing.
+
+run: ## build, start a private PostgreSQL and albumd, say what to try
+	@.make/install-packages build run
+	@$(MAKE) --no-print-directory $(BUILD)/albumd
+	@.make/run $(BUILD)
+
+deps: ## install the packages that building, running and testing need
+	@.make/install-packages build run test
+
+test: ## build and run the tests; T=unit/ctx_cancel for one program, T=unit for a folder
+	@.make/install-packages build run test
+	@$(MAKE) --no-print-directory check
+
+check: tests ## the same without looking for missing packages
+	@tests/run $(BUILD) $(CHOSEN)
+
+tests: all $(CHOSEN) ## build the tests
+
+asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@.make/install-packages build run test
+	@$(MAKE) --no-print-directory check BUILD=$(BUILD)/asan SANITIZE=address,undefined
+
+tsan: ## the tests under ThreadSanitizer
+	@.make/install-packages build run test
+	@$(MAKE) --no-print-directory check BUILD=$(BUILD)/tsan SANITIZE=thread
+
+valgrind: ## the tests under valgrind
+	@.make/install-packages build run test valgrind
+	@$(MAKE) --no-print-directory check TEST_UNDER=valgrind
+
+bench: all $(BENCHES) ## run the benchmarks
+	@for bench in $(BENCHES); do $$bench || exit 1; done
+
+# --- Form
+
+C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch])
+SH_FILES := .ci/run .make/install-packages .make/run sql/local-db tests/run
+
+lint: $(HEADERS) ## check format, clang-tidy and shellcheck
+	@.make/install-packages build test lint
+	@clang-format --dry-run -Werror $(C_FILES)
+	@shellcheck $(wildcard $(SH_FILES))
+	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I{} \
+	  clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' \
+	  -I$(BUILD)/include -Itests/support $(LIB_CFLAGS) $(SERVER_CFLAGS) $(TEST_CFLAGS)
+
+format: ## bring the C files into form
+	clang-format -i $(C_FILES)
+
+# --- Installing
+
+define pkgconfig_file
+prefix=$(PREFIX)\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\n\nName: $(1)\nDescription: $(2)\nVersion: \
+$(VERSION)\nLibs: -L$${libdir} -l$(1)\nLibs.private: -pthread\nCflags: -I$${includedir}\n$(if $(3),Requires.private: $(3)\n)
+endef
+
+install: all ## install under PREFIX (/usr/local), below DESTDIR if set
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/tether
+	install -m 755 $(ALBUMD) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include/tether
+	install -m 644 $(filter %.a,$(LIBRARIES)) $(DESTDIR)$(PREFIX)/lib
+	for lib in libtether libtether-ctx; do \
+	  install -m 755 $(BUILD)/$$lib.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib && \
+	  ln -sf $$lib.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$$lib.so.$(ABI) && \
+	  ln -sf $$lib.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/$$lib.so || exit 1; \
+	done
+	printf '$(call pkgconfig_file,tether,Cancellable HTTP requests over cancellable PostgreSQL queries,$(LIB_PACKAGES))' \
+	  >$(DESTDIR)$(PREFIX)/lib/pkgconfig/tether.pc
+	printf '$(call pkgconfig_file,tether-ctx,Contexts: cancellation and deadlines and values for C)' \
+	  >$(DESTDIR)$(PREFIX)/lib/pkgconfig/tether-ctx.pc
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/albumd $(DESTDIR)$(PREFIX)/lib/libtether.* $(DESTDIR)$(PREFIX)/lib/libtether-ctx.* \
+	  $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether-ctx.pc
+	rm -rf $(DESTDIR)$(PREFIX)/include/tether
+
+clean: ## remove what was built, the private database included
+	@[ ! -d $(BUILD)/db ] || sql/local-db remove $(BUILD)/db
+	rm -rf $(BUILD)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
