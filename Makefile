@@ -100,7 +100,7 @@ $(BUILD)/flags: FORCE
 	$(call remember,$(call quoted,$(COMPILE)) $(call quoted,$(LINK)))
 
 $(BUILD)/sources: FORCE
-	$(call remember,$(LIB_SRC) $(SERVER_SRC) $(SERVER_PAGES) $(SUPPORT_SRC))
+	$(call remember,$(LIB_SRC) $(SERVER_SRC) $(SERVER_PAGES))
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags | $(HEADERS)
 	$(call say,cc,$<)mkdir -p $(@D) && $(COMPILE) $(MORE_CFLAGS) -MMD -MP -c $< -o $@
