@@ -1,0 +1,462 @@
+/*
+ * The wait_*() calls.
+ *
+ * wait_event_wait is the one place where a fiber and a plain thread part ways: the fiber parks, the thread
+ * blocks. All the other calls are that one with something that sets the event.
+ *
+ * The state of an event, and who may change it. Each arrow is one atomic step, so exactly one of the three
+ * ends a wait, and who ended it wakes the waiter, once:
+ *
+ *	              wait_event_wait
+ *	   EMPTY ───────────────────────► waiter
+ *	     ▲ │                            │ │
+ *	     │ │ wait_event_set             │ │ wait_event_set: the waiter returns 0
+ *	     │ ▼                            │ ▼
+ *	     └─ SET ◄───────────────────────┼─┘
+ *	     ▲  wait_event_wait: returns 0  │
+ *	     └──────────────────────────────┘ its context is done: the waiter returns -1
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "loop_priv.h"
+
+/* ---- wait_event ------------------------------------------------------------------------------------- */
+
+/* On the stack of who waits. It may leave as soon as it has been woken, so waking is the last touch. */
+typedef struct waiter {
+	wait_event *event;
+	ctx_hook hook;
+	bool ctx_done; /* what ended the wait; written before the wake-up, read after it */
+	fiber *fiber;  /* NULL: a thread, which uses what follows */
+	pthread_mutex_t mutex;
+	pthread_cond_t cond;
+	bool woken;
+} waiter;
+
+static char set_marker;
+#define SET ((void *)&set_marker)
+
+static void waiter_wake(waiter *w)
+{
+	if (w->fiber) {
+		fiber_wake(w->fiber);
+		return;
+	}
+	pthread_mutex_lock(&w->mutex);
+	w->woken = true;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->mutex);
+}
+
+static void waiter_sleep(waiter *w)
+{
+	if (w->fiber) {
+		fiber_park(w->fiber);
+		return;
+	}
+	pthread_mutex_lock(&w->mutex);
+	while (!w->woken)
+		pthread_cond_wait(&w->cond, &w->mutex);
+	pthread_mutex_unlock(&w->mutex);
+	pthread_mutex_destroy(&w->mutex);
+	pthread_cond_destroy(&w->cond);
+}
+
+void wait_event_set(wait_event *e)
+{
+	waiter *w = __atomic_exchange_n(&e->state, SET, __ATOMIC_ACQ_REL);
+	if (w && (void *)w != SET)
+		waiter_wake(w);
+}
+
+static void waiter_ctx_done(ctx_hook *hook)
+{
+	waiter *w = container_of(hook, waiter, hook);
+	void *expected = w;
+	if (!__atomic_compare_exchange_n(&w->event->state, &expected, NULL, false, __ATOMIC_ACQ_REL,
+	                                 __ATOMIC_ACQUIRE))
+		return; /* set first */
+	w->ctx_done = true;
+	waiter_wake(w);
+}
+
+/* The exchange, not a plain store: a set that comes just now must be seen with all that was written before it. */
+static bool event_take(wait_event *e)
+{
+	if (__atomic_load_n(&e->state, __ATOMIC_RELAXED) != SET)
+		return false;
+	(void)__atomic_exchange_n(&e->state, NULL, __ATOMIC_ACQ_REL);
+	return true;
+}
+
+static int fail(int error)
+{
+	errno = error;
+	return -1;
+}
+
+int wait_event_wait(ctx *c, wait_event *e)
+{
+	waiter w;
+	w.fiber = loop_waiting_fiber("wait");
+	if (event_take(e))
+		return 0;
+	if (c && ctx_err(c))
+		return fail(ctx_err(c)->code);
+
+	w.event = e;
+	w.ctx_done = false;
+	if (!w.fiber) {
+		w.woken = false;
+		pthread_mutex_init(&w.mutex, NULL);
+		pthread_cond_init(&w.cond, NULL);
+	}
+	void *found = NULL;
+	if (__atomic_compare_exchange_n(&e->state, &found, &w, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		if (c)
+			ctx_hook_add(c, &w.hook, waiter_ctx_done);
+		waiter_sleep(&w);
+		if (c)
+			ctx_hook_remove(c, &w.hook);
+		if (w.ctx_done)
+			return fail(ctx_err(c)->code);
+	} else if (found != SET) {
+		loop_misuse("wait_event_wait", "someone waits on this event already");
+	}
+	event_take(e);
+	return 0;
+}
+
+/* ---- wait_done, wait_sleep -------------------------------------------------------------------------- */
+
+int wait_done(ctx *c)
+{
+	wait_event never = WAIT_EVENT_INIT;
+	return wait_event_wait(c, &never);
+}
+
+int wait_sleep(ctx *c, int64_t ns)
+{
+	ctx_auto *sleep = ctx_with_timeout(c, ns);
+	if (!sleep)
+		return -1;
+	wait_done(sleep);
+	return ctx_err(c) ? fail(ctx_err(c)->code) : 0;
+}
+
+/* ---- wait_fd on a thread: poll(2) on the file and on an eventfd that the context's end writes to ------ */
+
+static pthread_key_t wakeup_key;
+static pthread_once_t wakeup_once = PTHREAD_ONCE_INIT;
+
+/* The key holds fd + 1, since NULL is "none yet". */
+static void wakeup_close(void *value)
+{
+	close((int)(intptr_t)value - 1);
+}
+
+static void wakeup_key_make(void)
+{
+	if (pthread_key_create(&wakeup_key, wakeup_close) != 0)
+		loop_misuse("wait_fd", "no thread-specific key left");
+}
+
+/* One eventfd for each thread that ever waits, rather than one for each context waited under. */
+static int wakeup_of_thread(void)
+{
+	pthread_once(&wakeup_once, wakeup_key_make);
+	int fd = (int)(intptr_t)pthread_getspecific(wakeup_key) - 1;
+	if (fd >= 0)
+		return fd;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0)
+		return -1;
+	if (pthread_setspecific(wakeup_key, (void *)(intptr_t)(fd + 1)) != 0) {
+		close(fd);
+		return fail(ENOMEM);
+	}
+	return fd;
+}
+
+typedef struct poll_breaker {
+	ctx_hook hook;
+	int wakeup;
+} poll_breaker;
+
+static void break_poll(ctx_hook *hook)
+{
+	eventfd_write(container_of(hook, poll_breaker, hook)->wakeup, 1);
+}
+
+static short to_poll(int events)
+{
+	return (short)((events & WAIT_READ ? POLLIN : 0) | (events & WAIT_WRITE ? POLLOUT : 0));
+}
+
+/* What poll(2) reports, in terms of what was asked; -1 if there is no such file. */
+static int from_poll(short revents, int asked)
+{
+	if (revents & POLLNVAL)
+		return fail(EBADF);
+	if (revents & (POLLERR | POLLHUP))
+		return asked;
+	return (revents & POLLIN ? WAIT_READ : 0) | (revents & POLLOUT ? WAIT_WRITE : 0);
+}
+
+static int thread_wait_fd(ctx *c, int fd, int events)
+{
+	poll_breaker breaker = {.wakeup = wakeup_of_thread()};
+	if (breaker.wakeup < 0)
+		return -1;
+	ctx_hook_add(c, &breaker.hook, break_poll);
+	struct pollfd fds[] = {{.fd = fd, .events = to_poll(events)},
+	                       {.fd = breaker.wakeup, .events = POLLIN}};
+	int n;
+	do
+		n = poll(fds, 2, -1);
+	while (n < 0 && errno == EINTR);
+	int error = errno;
+	if (!ctx_hook_remove(c, &breaker.hook)) {
+		eventfd_t value;
+		eventfd_read(breaker.wakeup, &value);
+	}
+	if (n < 0)
+		return fail(error);
+	if (fds[1].revents)
+		return fail(ctx_err(c)->code);
+	return from_poll(fds[0].revents, events);
+}
+
+/* ---- wait_fd on a fiber ------------------------------------------------------------------------------ */
+
+/*
+ * One watch for each number a file waited on ever had, made at its first wait and kept with its loop: a
+ * uv_poll_t may not be freed before libuv has closed it, but one that is stopped serves any later file of
+ * the same number. That is sound in libuv 1.44 to 1.50 (uv_poll_start adds the descriptor anew to epoll
+ * after each uv_poll_stop) as long as nothing but a kept file has an active handle between waits:
+ *
+ *	               wait: not ready                 wait over, unless kept for reading
+ *	   STOPPED ────────────────────► ARMED(events) ─────────────────────────────────► STOPPED
+ *	      ▲                            │      ▲ │
+ *	      │ wait_fd_drop, or an event  │      └─┘ the next wait for the same: no system call
+ *	      └──── with nobody waiting ───┘
+ *
+ * A wait on a STOPPED watch asks poll(2) first. That answers for closed and for unpollable files, on which
+ * libuv would abort; and a file that is ready already costs one system call rather than four.
+ */
+struct watch {
+	uv_poll_t poll;
+	wait_event event;
+	int armed; /* the events the handle is active for; 0: stopped */
+	int ready;
+	bool waiting;
+	bool kept;
+};
+
+/* Immediate answers in one turn, past which a fiber lets the others go first. */
+enum { IMMEDIATE_WAITS_MAX = 64, WATCH_SLOTS_MIN = 64 };
+
+static watch *watch_find(loop *l, int fd)
+{
+	return fd >= 0 && (size_t)fd < l->watch_slots ? l->watches[fd] : NULL;
+}
+
+static int watch_make_room(loop *l, int fd)
+{
+	size_t slots = l->watch_slots ? l->watch_slots : WATCH_SLOTS_MIN;
+	while (slots <= (size_t)fd)
+		slots *= 2;
+	if (slots == l->watch_slots)
+		return 0;
+	watch **watches = realloc(l->watches, slots * sizeof(watch *));
+	if (!watches)
+		return -1;
+	memset(watches + l->watch_slots, 0, (slots - l->watch_slots) * sizeof(watch *));
+	l->watches = watches;
+	l->watch_slots = slots;
+	return 0;
+}
+
+static watch *watch_make(loop *l, int fd)
+{
+	if (watch_make_room(l, fd) != 0)
+		return NULL;
+	watch *w = calloc(1, sizeof(*w));
+	if (!w)
+		return NULL;
+	int error = uv_poll_init(&l->uv, &w->poll, fd);
+	if (error) {
+		free(w);
+		errno = error == UV_EEXIST ? EBUSY : -error;
+		return NULL;
+	}
+	l->watches[fd] = w;
+	return w;
+}
+
+static void watch_stop(watch *w)
+{
+	if (w->armed)
+		uv_poll_stop(&w->poll);
+	w->armed = 0;
+}
+
+static void watch_event(uv_poll_t *poll, int status, int events)
+{
+	watch *w = container_of(poll, watch, poll);
+	int asked = w->armed;
+	if (!w->waiting || status < 0) /* on an error libuv itself has stopped the handle */
+		watch_stop(w);
+	if (!w->waiting)
+		return; /* level-triggered: whoever waits next is told again */
+	w->ready = (events & UV_READABLE ? WAIT_READ : 0) | (events & UV_WRITABLE ? WAIT_WRITE : 0);
+	if (w->ready == 0)
+		w->ready = asked;
+	wait_event_set(&w->event);
+}
+
+static int watch_arm(watch *w, int events)
+{
+	int error = uv_poll_start(
+		&w->poll, (events & WAIT_READ ? UV_READABLE : 0) | (events & WAIT_WRITE ? UV_WRITABLE : 0),
+		watch_event);
+	if (error)
+		return fail(error == UV_EEXIST ? EBUSY : -error);
+	w->armed = events;
+	return 0;
+}
+
+/* Ready now? Returns the events, 0 for none. A fiber that always finds its file ready must not keep the rest from running. */
+static int ready_now(fiber *f, int fd, int events)
+{
+	struct pollfd pollfd = {.fd = fd, .events = to_poll(events)};
+	if (poll(&pollfd, 1, 0) < 0)
+		return 0;
+	int ready = from_poll(pollfd.revents, events);
+	if (ready > 0 && ++f->loop->immediate_waits > IMMEDIATE_WAITS_MAX)
+		fiber_yield(f);
+	return ready;
+}
+
+static int fiber_wait_fd(fiber *f, ctx *c, int fd, int events)
+{
+	loop *l = f->loop;
+	watch *w = watch_find(l, fd);
+	if (w && w->waiting)
+		return fail(EBUSY);
+	if (!w || w->armed != events) {
+		int ready = ready_now(f, fd, events);
+		if (ready)
+			return ready;
+		if (!w && !(w = watch_make(l, fd)))
+			return -1;
+		if (watch_arm(w, events) != 0)
+			return -1;
+	}
+	w->event = (wait_event)
+		WAIT_EVENT_INIT; /* an event may have come after the last wait's context was done */
+	w->waiting = true;
+	int outcome = wait_event_wait(c, &w->event);
+	w->waiting = false;
+	if (!w->kept || w->armed != WAIT_READ)
+		watch_stop(w);
+	return outcome == 0 ? w->ready : -1;
+}
+
+int wait_fd(ctx *c, int fd, int events)
+{
+	fiber *f = loop_waiting_fiber("wait_fd");
+	if (ctx_err(c))
+		return fail(ctx_err(c)->code);
+	if (fd < 0)
+		return fail(EBADF);
+	if ((events & (WAIT_READ | WAIT_WRITE)) == 0 || (events & ~(WAIT_READ | WAIT_WRITE)))
+		return fail(EINVAL);
+	return f ? fiber_wait_fd(f, c, fd, events) : thread_wait_fd(c, fd, events);
+}
+
+void wait_fd_keep(int fd)
+{
+	loop *l = loop_current();
+	if (!l || fd < 0)
+		return;
+	watch *w = watch_find(l, fd);
+	if (!w)
+		w = watch_make(l, fd);
+	if (w)
+		w->kept = true; /* or else every wait registers it anew, which is slower and no more */
+}
+
+void wait_fd_drop(int fd)
+{
+	loop *l = loop_current();
+	watch *w = l ? watch_find(l, fd) : NULL;
+	if (!w)
+		return;
+	w->kept = false;
+	if (!w->waiting)
+		watch_stop(w);
+}
+
+void watches_close(loop *l)
+{
+	for (size_t fd = 0; fd < l->watch_slots; fd++)
+		if (l->watches[fd])
+			uv_close((uv_handle_t *)&l->watches[fd]->poll, NULL);
+}
+
+void watches_free(loop *l)
+{
+	for (size_t fd = 0; fd < l->watch_slots; fd++)
+		free(l->watches[fd]);
+	free(l->watches);
+}
+
+/* ---- wait_blocking ---------------------------------------------------------------------------------- */
+
+/* On the stack of the fiber, which stays until libuv has given the request back, run or cancelled. */
+typedef struct blocking_call {
+	uv_work_t work;
+	wait_event given_back;
+	void (*fn)(void *arg);
+	void *arg;
+	int status;
+} blocking_call;
+
+static void blocking_call_run(uv_work_t *work)
+{
+	blocking_call *call = container_of(work, blocking_call, work);
+	call->fn(call->arg);
+}
+
+static void blocking_call_over(uv_work_t *work, int status)
+{
+	blocking_call *call = container_of(work, blocking_call, work);
+	call->status = status;
+	wait_event_set(&call->given_back);
+}
+
+int wait_blocking(ctx *c, void (*fn)(void *arg), void *arg)
+{
+	fiber *f = loop_waiting_fiber("wait_blocking");
+	if (ctx_err(c))
+		return fail(ctx_err(c)->code);
+	if (!f) {
+		fn(arg);
+		return 0;
+	}
+	blocking_call call = {.given_back = WAIT_EVENT_INIT, .fn = fn, .arg = arg};
+	int error = uv_queue_work(&f->loop->uv, &call.work, blocking_call_run, blocking_call_over);
+	if (error)
+		return fail(-error);
+	if (wait_event_wait(c, &call.given_back) != 0) {
+		uv_cancel((uv_req_t *)&call.work); /* in vain if it has begun */
+		wait_event_wait(NULL, &call.given_back);
+	}
+	return call.status == 0 ? 0 : fail(ctx_err(c)->code);
+}
