@@ -169,7 +169,7 @@ test: ## build and run the tests; T=unit/ctx_cancel for one program, T=unit for 
 	@$(MAKE) --no-print-directory check
 
 check: tests ## the same without looking for missing packages
-	@tests/run $(BUILD) $(CHOSEN)
+	@SANITIZE='$(SANITIZE)' tests/run $(BUILD) $(CHOSEN)
 
 tests: all $(CHOSEN) ## build the tests
 

@@ -1,0 +1,92 @@
+#include "support.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+bool eventually(bool (*condition)(void *arg), void *arg, int timeout_ms)
+{
+	int64_t deadline = now_ms() + (int64_t)timeout_ms * support_patience();
+
+	while (!condition(arg)) {
+		if (now_ms() >= deadline)
+			return condition(arg);
+		poll(NULL, 0, 2);
+	}
+	return true;
+}
+
+/* What tests/run says about this run. */
+static const char *from_runner(const char *name)
+{
+	const char *value = getenv(name);
+
+	if (!value) {
+		fprintf(stderr, "%s is not set: run this with `make test T=…` or tests/run\n", name);
+		abort();
+	}
+	return value;
+}
+
+int support_patience(void)
+{
+	const char *value = getenv("TETHER_PATIENCE");
+	long patience = value ? strtol(value, NULL, 10) : 1;
+
+	return patience >= 1 && patience <= 100 ? (int)patience : 1;
+}
+
+const char *support_database_url(void)
+{
+	return from_runner("DATABASE_URL");
+}
+
+/* Paths from the last few calls stay valid, so that several fit into one list of arguments. */
+static const char *join(const char *dir, const char *name)
+{
+	static char paths[8][4096];
+	static unsigned int calls;
+	char *path = paths[calls++ % 8];
+
+	snprintf(path, sizeof paths[0], "%s/%s", dir, name);
+	return path;
+}
+
+const char *support_built(const char *name)
+{
+	return join(from_runner("TETHER_BUILD"), name);
+}
+
+const char *support_source(const char *name)
+{
+	return join(from_runner("TETHER_SOURCE"), name);
+}
+
+int support_free_port(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof address;
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int port = -1;
+
+	if (fd < 0)
+		return -1;
+	if (!bind(fd, (struct sockaddr *)&address, sizeof address) &&
+	    !getsockname(fd, (struct sockaddr *)&address, &length))
+		port = ntohs(address.sin_port);
+	close(fd);
+	return port;
+}
