@@ -44,7 +44,7 @@ extern "C" {
 #endif
 
 #define CTX_MILLISECOND INT64_C(1000000)
-#define CTX_SECOND INT64_C(1000000000)
+#define CTX_SECOND      INT64_C(1000000000)
 
 /* A context. Opaque, reference-counted, never modified but by being cancelled. */
 typedef struct ctx ctx;
@@ -195,7 +195,7 @@ void ctx_release(ctx *c);
 void ctx_end(ctx *c);
 
 /* Implementation of ctx_auto. */
-static inline void ctx_end_ptr_(ctx **c)
+__attribute__((unused)) static inline void ctx_end_ptr_(ctx **c)
 {
 	ctx_end(*c);
 }
@@ -286,8 +286,11 @@ bool ctx_after_stop(ctx_after *a);
  * removed. The fields are private and need no initialisation.
  */
 typedef struct ctx_hook ctx_hook;
+struct ctx_link_ {
+	struct ctx_link_ *next, *prev;
+};
 struct ctx_hook {
-	ctx_hook *next_, *prev_;
+	struct ctx_link_ link_;
 	void (*fn_)(ctx_hook *h);
 };
 

@@ -1,0 +1,519 @@
+/*
+ * The tree of contexts: making, cancelling, asking, freeing.
+ *
+ * Ending a node (ctx_node_finish) has three steps, and the order is the point:
+ *
+ *	1. mark     Depth first, each node under its parent's lock: cause, then err. All locks from the ended
+ *	            node down to the one at hand are held, so that whoever finds a node done, with its lock,
+ *	            finds all below it done. Marked children leave the list of their parent.
+ *	2. unlink   The ended node leaves the list of its own parent.
+ *	3. notify   Hooks run, with no lock held, in nodes held by a reference since they were marked.
+ *
+ * Trees may be deep and stacks small (a fiber's): nothing here recurses with the depth.
+ *
+ * Lifetime. A node is freed by whoever drops the last reference, but two others know it without holding one:
+ * its parent's list, and its timer shard. Each reaches it only under its own lock and says so in a flag of the
+ * node (linked, armed), which it clears as the last thing. So with both flags clear and one reference left,
+ * that reference is the only way to the node; with a flag set, the last holder first brings the count to
+ * zero, which ctx_try_retain() respects, and then takes the node off under the lock in question.
+ */
+#include "ctx_priv.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+const ctx_error CTX_CANCELED = {ECANCELED, "context canceled"};
+const ctx_error CTX_DEADLINE_EXCEEDED = {ETIMEDOUT, "context deadline exceeded"};
+
+struct ctx_node ctx_never;
+
+void ctx_misuse(const char *call, const char *what)
+{
+	fprintf(stderr, "tether: %s: %s\n", call, what);
+	abort();
+}
+
+/* ---- Roots and references ------------------------------------------------- */
+
+static ctx background = {.node = &ctx_never, .kind = CTX_KIND_BACKGROUND};
+static ctx todo = {.node = &ctx_never, .kind = CTX_KIND_TODO};
+
+ctx *ctx_background(void)
+{
+	return &background;
+}
+
+ctx *ctx_todo(void)
+{
+	return &todo;
+}
+
+static bool is_root(const ctx *c)
+{
+	return c->kind <= CTX_KIND_TODO;
+}
+
+static inline void retain(ctx *c)
+{
+	if (!is_root(c))
+		atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+}
+
+ctx *ctx_retain(ctx *c)
+{
+	if (!c)
+		ctx_misuse("ctx_retain", "the context is NULL");
+	retain(c);
+	return c;
+}
+
+/* For those who know a node by its linked or armed flag: false if its last reference is gone. */
+bool ctx_try_retain(ctx *c)
+{
+	unsigned refs = atomic_load_explicit(&c->refs, memory_order_relaxed);
+
+	do {
+		if (refs == 0)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(&c->refs, &refs, refs + 1, memory_order_relaxed,
+	                                                memory_order_relaxed));
+	return true;
+}
+
+static inline bool is_armed(struct ctx_node *n)
+{
+	struct ctx_deadline *d = ctx_as_deadline(n);
+
+	return d && atomic_load_explicit(&d->timer.armed, memory_order_acquire);
+}
+
+static inline bool is_linked(struct ctx_node *n)
+{
+	return atomic_load_explicit(&n->linked, memory_order_acquire);
+}
+
+/* Drops one reference; true if it was the last one and the context is the caller's to free. */
+static bool drop(ctx *c)
+{
+	struct ctx_node *n = ctx_as_node(c);
+	bool reachable = n && (is_linked(n) || is_armed(n) || c->kind == CTX_KIND_SIGNALS);
+
+	if (!reachable && atomic_load_explicit(&c->refs, memory_order_acquire) == 1)
+		return true;
+
+	unsigned refs = atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel);
+
+	if (refs == 0)
+		ctx_misuse("ctx_release", "more references given back than there were");
+	return refs == 1;
+}
+
+static inline void unlink_from_parent(struct ctx_node *n)
+{
+	if (!is_linked(n))
+		return;
+	ctx_lock_acquire(&n->up->base.lock);
+	if (n->sibling.next)
+		ctx_list_remove(&n->sibling);
+	atomic_store_explicit(&n->linked, false, memory_order_release);
+	ctx_lock_release(&n->up->base.lock);
+}
+
+static inline void disarm(struct ctx_node *n)
+{
+	if (is_armed(n))
+		ctx_timer_disarm(ctx_as_deadline(n));
+}
+
+/* The caller has seen to it that no one else can reach the context. */
+static void destroy(ctx *c)
+{
+	struct ctx_node *n = ctx_as_node(c);
+
+	if (n) {
+		if (!ctx_list_empty(&n->hooks))
+			ctx_misuse("ctx_release", "the context still has a hook on it");
+		if (n->done_fd >= 0)
+			close(n->done_fd);
+	} else if (c->kind == CTX_KIND_VALUE) {
+		ctx_pair_destroy((struct ctx_pair *)(void *)c);
+	}
+	free(c);
+}
+
+/* Up the tree as long as it was the last reference: a loop, since a chain may be of any length. */
+static void release(ctx *c)
+{
+	while (!is_root(c) && drop(c)) {
+		struct ctx_node *n = ctx_as_node(c);
+		ctx *parent = c->parent;
+
+		if (n) {
+			unlink_from_parent(n);
+			disarm(n);
+			if (c->kind == CTX_KIND_SIGNALS)
+				ctx_signals_stop(n);
+		}
+		destroy(c);
+		c = parent;
+	}
+}
+
+void ctx_release(ctx *c)
+{
+	if (c)
+		release(c);
+}
+
+/* ---- Deriving ------------------------------------------------------------ */
+
+/* A child of `parent` that differs from it in nothing yet. */
+ctx *ctx_derive(size_t size, enum ctx_kind kind, ctx *parent)
+{
+	ctx *c = malloc(size);
+
+	if (!c) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	c->parent = parent;
+	c->node = parent->node;
+	c->values = parent->values;
+	c->deadline = parent->deadline;
+	c->kind = (uint8_t)kind;
+	c->has_deadline = parent->has_deadline;
+	atomic_init(&c->refs, 1);
+	atomic_init(&c->lock.state, CTX_LOCK_FREE);
+	retain(parent);
+	return c;
+}
+
+/* A node that its parent does not know of yet: see ctx_node_join(). */
+struct ctx_node *ctx_node_new(size_t size, enum ctx_kind kind, ctx *parent)
+{
+	struct ctx_node *n = (struct ctx_node *)(void *)ctx_derive(size, kind, parent);
+
+	if (!n)
+		return NULL;
+	n->up = n->base.node;
+	n->base.node = n;
+	ctx_list_init(&n->children);
+	atomic_init(&n->err, NULL);
+	n->cause = NULL;
+	n->sibling.next = NULL;
+	atomic_init(&n->linked, n->up != &ctx_never);
+	n->done_fd = -1;
+	ctx_list_init(&n->hooks);
+	n->running = NULL;
+	return n;
+}
+
+/* Undoes ctx_node_new() where what was to follow has failed. */
+void ctx_node_discard(struct ctx_node *n)
+{
+	ctx *parent = n->base.parent;
+
+	destroy(&n->base);
+	release(parent);
+}
+
+/*
+ * Makes the end of the node above that of `n`. Children of what is never done are on no list and need no lock.
+ * A deadline may have ended `n` already, and then found it on no list to take it off: that is seen to here.
+ */
+void ctx_node_join(struct ctx_node *n)
+{
+	struct ctx_node *up = n->up;
+
+	if (up == &ctx_never)
+		return;
+	ctx_lock_acquire(&up->base.lock);
+	bool done = ctx_node_err(up) != NULL;
+
+	if (!done)
+		ctx_list_append(&up->children, &n->sibling);
+	atomic_store_explicit(&n->linked, !done, memory_order_release);
+	ctx_lock_release(&up->base.lock);
+
+	if (done)
+		ctx_node_finish(n, ctx_node_err(up), up->cause);
+	else if (ctx_node_err(n))
+		unlink_from_parent(n);
+}
+
+static ctx *with_cancel(ctx *parent)
+{
+	struct ctx_node *n = ctx_node_new(sizeof(*n), CTX_KIND_CANCEL, parent);
+
+	if (!n)
+		return NULL;
+	ctx_node_join(n);
+	return &n->base;
+}
+
+ctx *ctx_with_cancel(ctx *parent)
+{
+	if (!parent)
+		ctx_misuse("ctx_with_cancel", "the parent is NULL");
+	return with_cancel(parent);
+}
+
+static ctx *with_deadline(ctx *parent, int64_t deadline, int64_t now, const ctx_error *cause)
+{
+	if (parent->has_deadline && parent->deadline < deadline)
+		return with_cancel(parent);
+
+	struct ctx_deadline *d =
+		(struct ctx_deadline *)(void *)ctx_node_new(sizeof(*d), CTX_KIND_DEADLINE, parent);
+
+	if (!d)
+		return NULL;
+	d->node.base.deadline = deadline;
+	d->node.base.has_deadline = true;
+	d->cause = cause ? cause : &CTX_DEADLINE_EXCEEDED;
+	atomic_init(&d->timer.armed, false);
+
+	/* A parent that is done already comes first, then a deadline that has passed; neither needs a timer. */
+	bool born_done = ctx_node_err(d->node.up) || deadline <= now;
+	int error = born_done ? 0 : ctx_timer_arm(d);
+
+	if (error) {
+		ctx_node_discard(&d->node);
+		errno = error;
+		return NULL;
+	}
+	ctx_node_join(&d->node);
+	if (deadline <= now)
+		ctx_node_finish(&d->node, &CTX_DEADLINE_EXCEEDED, d->cause);
+	return &d->node.base;
+}
+
+static int64_t after(int64_t now, int64_t timeout)
+{
+	int64_t deadline;
+
+	return __builtin_add_overflow(now, timeout, &deadline) ? INT64_MAX : deadline;
+}
+
+ctx *ctx_with_deadline(ctx *parent, int64_t deadline_ns)
+{
+	if (!parent)
+		ctx_misuse("ctx_with_deadline", "the parent is NULL");
+	return with_deadline(parent, deadline_ns, ctx_now(), NULL);
+}
+
+ctx *ctx_with_deadline_cause(ctx *parent, int64_t deadline_ns, const ctx_error *cause)
+{
+	if (!parent)
+		ctx_misuse("ctx_with_deadline_cause", "the parent is NULL");
+	return with_deadline(parent, deadline_ns, ctx_now(), cause);
+}
+
+ctx *ctx_with_timeout(ctx *parent, int64_t timeout_ns)
+{
+	if (!parent)
+		ctx_misuse("ctx_with_timeout", "the parent is NULL");
+
+	int64_t now = ctx_now();
+
+	return with_deadline(parent, after(now, timeout_ns), now, NULL);
+}
+
+ctx *ctx_with_timeout_cause(ctx *parent, int64_t timeout_ns, const ctx_error *cause)
+{
+	if (!parent)
+		ctx_misuse("ctx_with_timeout_cause", "the parent is NULL");
+
+	int64_t now = ctx_now();
+
+	return with_deadline(parent, after(now, timeout_ns), now, cause);
+}
+
+ctx *ctx_without_cancel(ctx *parent)
+{
+	if (!parent)
+		ctx_misuse("ctx_without_cancel", "the parent is NULL");
+
+	ctx *c = ctx_derive(sizeof(*c), CTX_KIND_WITHOUT_CANCEL, parent);
+
+	if (!c)
+		return NULL;
+	c->node = &ctx_never;
+	c->has_deadline = false;
+	return c;
+}
+
+/* ---- Ending -------------------------------------------------------------- */
+
+/* Nodes with hooks to run, in the order they were marked. */
+struct notify_list {
+	struct ctx_node *first, **last;
+};
+
+/* Step 1 for one node, whose lock is held. False if it is done already. */
+static bool mark_locked(struct ctx_node *n, const ctx_error *err, const ctx_error *cause,
+                        struct notify_list *notify)
+{
+	if (ctx_node_err(n))
+		return false;
+	n->cause = cause;
+	atomic_store_explicit(&n->err, err, memory_order_release);
+	disarm(n);
+	if (n->done_fd >= 0)
+		ctx_done_fd_ring(n->done_fd);
+	if (!ctx_list_empty(&n->hooks) && ctx_try_retain(&n->base)) {
+		n->next_notify = NULL;
+		*notify->last = n;
+		notify->last = &n->next_notify;
+	}
+	return true;
+}
+
+/*
+ * Step 1. The locks held are those on the way from `root` to `at`. A child that is found done was ended by
+ * another thread, which has left its lock and so marked all below. Once a child is off the list and its
+ * `linked` clear, it may be gone: nothing touches it after.
+ */
+static bool mark_tree(struct ctx_node *root, const ctx_error *err, const ctx_error *cause,
+                      struct notify_list *notify)
+{
+	struct ctx_node *at = root;
+
+	ctx_lock_acquire(&root->base.lock);
+	bool first = mark_locked(root, err, cause, notify);
+
+	while (first) {
+		struct ctx_node *child;
+
+		if (!ctx_list_empty(&at->children)) {
+			child = ctx_container(at->children.next, struct ctx_node, sibling);
+			ctx_lock_acquire(&child->base.lock);
+			if (mark_locked(child, err, cause, notify) && !ctx_list_empty(&child->children)) {
+				at = child;
+				continue;
+			}
+		} else if (at != root) {
+			child = at;
+			at = child->up;
+		} else {
+			break;
+		}
+		ctx_list_remove(&child->sibling);
+		ctx_lock_release(&child->base.lock);
+		atomic_store_explicit(&child->linked, false, memory_order_release);
+	}
+	ctx_lock_release(&root->base.lock);
+	return first;
+}
+
+/* True if it was this call that ended `n`. The caller holds a reference, or knows that someone does. */
+bool ctx_node_finish(struct ctx_node *n, const ctx_error *err, const ctx_error *cause)
+{
+	struct notify_list notify = {NULL, &notify.first};
+
+	if (!mark_tree(n, err, cause, &notify))
+		return false;
+	unlink_from_parent(n);
+	while (notify.first) {
+		struct ctx_node *next = notify.first->next_notify;
+
+		ctx_hooks_run(notify.first);
+		release(&notify.first->base);
+		notify.first = next;
+	}
+	return true;
+}
+
+static void cancel(ctx *c, const ctx_error *cause)
+{
+	struct ctx_node *n = ctx_as_node(c);
+
+	if (!n)
+		return;
+	ctx_node_finish(n, &CTX_CANCELED, cause ? cause : &CTX_CANCELED);
+	if (c->kind == CTX_KIND_SIGNALS)
+		ctx_signals_stop(n);
+}
+
+void ctx_cancel(ctx *c)
+{
+	if (!c)
+		ctx_misuse("ctx_cancel", "the context is NULL");
+	cancel(c, NULL);
+}
+
+void ctx_cancel_cause(ctx *c, const ctx_error *cause)
+{
+	if (!c)
+		ctx_misuse("ctx_cancel_cause", "the context is NULL");
+	cancel(c, cause);
+}
+
+/*
+ * The end of most contexts: one reference, no children (they would hold it), no hooks. Nobody is left to see
+ * that it is cancelled, so it need not be. False if somebody is, with the node off its parent and its shard.
+ */
+static bool end_unseen(struct ctx_node *n)
+{
+	if (n->base.kind == CTX_KIND_SIGNALS ||
+	    atomic_load_explicit(&n->base.refs, memory_order_acquire) != 1 || !ctx_list_empty(&n->hooks))
+		return false;
+	unlink_from_parent(n);
+	disarm(n);
+	/* Now that they cannot reach it any more: did the parent's canceller or the timer thread take hold of it? */
+	return atomic_load_explicit(&n->base.refs, memory_order_acquire) == 1;
+}
+
+void ctx_end(ctx *c)
+{
+	if (!c)
+		return;
+
+	struct ctx_node *n = ctx_as_node(c);
+
+	if (n && end_unseen(n)) {
+		ctx *parent = c->parent;
+
+		destroy(c);
+		release(parent);
+		return;
+	}
+	cancel(c, NULL);
+	release(c);
+}
+
+/* ---- Asking -------------------------------------------------------------- */
+
+const ctx_error *ctx_err(const ctx *c)
+{
+	if (!c)
+		ctx_misuse("ctx_err", "the context is NULL");
+	return ctx_node_err(c->node);
+}
+
+const ctx_error *ctx_cause(const ctx *c)
+{
+	if (!c)
+		ctx_misuse("ctx_cause", "the context is NULL");
+	return ctx_node_err(c->node) ? c->node->cause : NULL;
+}
+
+bool ctx_deadline(const ctx *c, int64_t *deadline_ns)
+{
+	if (!c)
+		ctx_misuse("ctx_deadline", "the context is NULL");
+	if (c->has_deadline && deadline_ns)
+		*deadline_ns = c->deadline;
+	return c->has_deadline;
+}
+
+int64_t ctx_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * CTX_SECOND + ts.tv_nsec;
+}
