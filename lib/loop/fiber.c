@@ -91,6 +91,11 @@ enum {
 	STACK_MIN = 16 * 1024,
 	KEPT_DEFAULT = 256,
 	WARM_MAX = 64, /* free stacks that keep their pages, so that a steady load faults none in */
+	/*
+	 * No memory, only addresses: wider than a page, so that a frame of a library built without stack probes
+	 * does not step over it.
+	 */
+	GUARD = 64 * 1024,
 };
 
 static size_t page_size(void)
@@ -117,40 +122,38 @@ int stack_pool_init(stack_pool *pool, size_t stack_size, size_t kept_max)
 	return 0;
 }
 
-/* The lowest page is the guard: an overflow dies by SIGSEGV where it happens, not later in a neighbour's data. */
+/* Below the stack lies the guard: an overflow dies by SIGSEGV where it happens, not later in a neighbour's data. */
 static fiber *stack_map(stack_pool *pool)
 {
-	size_t guard = page_size();
-	char *memory = mmap(NULL, guard + pool->stack_size, PROT_NONE,
+	char *memory = mmap(NULL, GUARD + pool->stack_size, PROT_NONE,
 	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
 	if (memory == MAP_FAILED) {
 		errno = ENOMEM;
 		return NULL;
 	}
-	if (mprotect(memory + guard, pool->stack_size, PROT_READ | PROT_WRITE) != 0) {
-		munmap(memory, guard + pool->stack_size);
+	if (mprotect(memory + GUARD, pool->stack_size, PROT_READ | PROT_WRITE) != 0) {
+		munmap(memory, GUARD + pool->stack_size);
 		errno = ENOMEM;
 		return NULL;
 	}
-	/* Fresh stacks do not all begin at the same offset of a page, or their hot lines would share cache sets. */
-	size_t size = (sizeof(fiber) + 63) & ~(size_t)63;
-	fiber *f = (fiber *)(void *)(memory + guard + pool->stack_size - size);
-	f->magic = FIBER_MAGIC;
-	f->stack = memory + guard;
-	tools_add_stack(f, pool->stack_size);
 	atomic_fetch_add_explicit(&pool->mapped, 1, memory_order_relaxed);
+	size_t top = (sizeof(fiber) + 63) / 64 * 64;
+	fiber *f = (fiber *)(void *)(memory + GUARD + pool->stack_size - top);
+	f->magic = FIBER_MAGIC;
+	f->stack = memory + GUARD;
+	tools_add_stack(f, pool->stack_size);
 	return f;
 }
 
 static void stack_unmap(stack_pool *pool, fiber *f)
 {
-	char *memory = (char *)f->stack - page_size();
+	char *memory = (char *)f->stack - GUARD;
 	tools_remove_stack(f, pool->stack_size);
-	munmap(memory, page_size() + pool->stack_size);
+	munmap(memory, GUARD + pool->stack_size);
 	atomic_fetch_sub_explicit(&pool->mapped, 1, memory_order_relaxed);
 }
 
-/* Gives all pages back to the system but the two at the top, in which fiber_main waits. */
+/* Gives the pages back to the system, but for those at the top in which fiber_main waits. */
 static void stack_trim(stack_pool *pool, fiber *f)
 {
 	size_t top = 2 * page_size();
@@ -166,6 +169,13 @@ static fiber *stack_pop(fiber **list, size_t *count)
 		--*count;
 	}
 	return f;
+}
+
+static void stack_push(fiber **list, size_t *count, fiber *f)
+{
+	f->next = *list;
+	*list = f;
+	++*count;
 }
 
 void stack_pool_destroy(stack_pool *pool)
@@ -199,21 +209,21 @@ void fiber_give_back(fiber *f)
 {
 	stack_pool *pool = &f->loop->stacks;
 	pthread_mutex_lock(&pool->mutex);
-	bool keep = pool->warm_count + pool->cold_count < pool->kept_max;
-	bool warm = keep && pool->warm_count < WARM_MAX;
-	if (warm) {
-		f->next = pool->warm;
-		pool->warm = f;
-		pool->warm_count++;
-	} else if (keep) {
-		stack_trim(pool, f);
-		f->next = pool->cold;
-		pool->cold = f;
-		pool->cold_count++;
-	}
+	bool warm = pool->warm_count < WARM_MAX && pool->warm_count < pool->kept_max;
+	bool cold = !warm && pool->warm_count + pool->cold_count < pool->kept_max;
+	if (warm)
+		stack_push(&pool->warm, &pool->warm_count, f);
 	pthread_mutex_unlock(&pool->mutex);
-	if (!keep)
+	if (warm)
+		return;
+	if (!cold) {
 		stack_unmap(pool, f);
+		return;
+	}
+	stack_trim(pool, f);
+	pthread_mutex_lock(&pool->mutex);
+	stack_push(&pool->cold, &pool->cold_count, f);
+	pthread_mutex_unlock(&pool->mutex);
 }
 
 /* ---- The switch ------------------------------------------------------------------------------------- */

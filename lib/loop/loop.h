@@ -11,13 +11,19 @@
  *	static void echo(void *arg)
  *	{
  *		client *client = arg;
- *		ctx_auto *idle = ctx_with_timeout(client->ctx, 30 * CTX_SECOND);
- *		while (wait_fd(idle, client->fd, WAIT_READ) == WAIT_READ && copy_back(client->fd))
+ *		ctx_auto *session = ctx_with_timeout(client->ctx, 30 * CTX_SECOND);
+ *		while (session && wait_fd(session, client->fd, WAIT_READ) == WAIT_READ && copy_back(client->fd))
  *			;
  *		client_close(client);
  *	}
  *
- * Unless a comment says otherwise a call may be made from any thread and does not block.
+ * Unless a comment says otherwise a call may be made from any thread and does not block. Where a call needs a
+ * certain thread, calling it on another is a bug in the program; so is waiting on a loop's own stack (in a
+ * task, a hook or a libuv callback), which would stop all of the loop's fibers. Such bugs, as far as they can
+ * be seen, end the program with a line on stderr.
+ *
+ * What a context does not end, because nothing can: a function that wait_blocking has begun, a wait on a
+ * mutex (wait_queue_wait takes its caller's again before it returns), and code that does not wait at all.
  */
 #ifndef TETHER_LOOP_H
 #define TETHER_LOOP_H
@@ -50,15 +56,18 @@ typedef struct loop_options {
 loop *loop_new(const loop_options *options);
 
 /*
- * Frees a loop that has returned from loop_run, or was never run. Tasks still posted are dropped unrun.
- * Must not be called while another thread may still post to it. NULL is allowed.
+ * Frees a loop that has returned from loop_run, or was never run; then what was spawned and posted is dropped
+ * unrun. Must not be called while another thread may still post to it; a thread that has just woken one of
+ * its fibers, by wait_event_set or by ending a context, is waited for. Aborts with the handle's type if a
+ * libuv handle of the caller's was left open. NULL is allowed.
  */
 void loop_free(loop *l);
 
 /*
  * Runs the loop on the calling thread: blocks until loop_stop was called and every fiber has ended. A fiber
  * that waits under a context that nobody ends keeps loop_run from returning, by design: a loop never
- * abandons a stack. Runs the exit hooks (loop_exit_add) last. A loop is run once.
+ * abandons a stack. Runs the exit hooks (loop_exit_add) last, and whatever they spawn, post and close. A loop
+ * is run once.
  */
 void loop_run(loop *l);
 
@@ -77,15 +86,15 @@ bool loop_on_fiber(void);
  */
 struct uv_loop_s *loop_uv(loop *l);
 
-/* The number of fibers now alive, and of stacks now mapped (alive or kept for reuse). Any thread; a snapshot. */
+/* The number of fibers now alive, and of stacks now mapped (in use or kept for reuse). A snapshot. */
 size_t loop_fibers(const loop *l);
 size_t loop_stacks(const loop *l);
 
 /* ---- Fibers and tasks ------------------------------------------------------------------------------- */
 
 /*
- * Runs fn(arg) in a new fiber, soon. arg is borrowed until fn has returned. 0, or -1 with errno ENOMEM,
- * and then fn never runs.
+ * Runs fn(arg) in a new fiber, soon. arg is borrowed until fn has returned. 0; or -1 with errno ENOMEM (no
+ * memory, or no more memory maps: a stack takes two), or ECANCELED when loop_run has returned: fn never runs.
  */
 int loop_spawn(loop *l, void (*fn)(void *arg), void *arg);
 
@@ -103,19 +112,23 @@ typedef struct loop_task {
 
 /*
  * Runs task->fn(task) on the loop's own stack, soon; it must not block nor call wait_*(). The task is the
- * loop's until fn begins, when it is the caller's again (fn may free it or post it anew). Tasks run in the
- * order posted by one thread. Wake-ups are coalesced: one write for any number of tasks.
+ * loop's until fn begins, when it is the caller's again (fn may free it or post it anew). The tasks of one
+ * thread run in the order it posted them. Wake-ups are coalesced: one write for any number of tasks, none if
+ * the loop is awake. Once loop_run has returned nothing takes the task: fn never runs.
  */
 void loop_post_task(loop *l, loop_task *task);
 
-/* The same for a function and its argument; allocates. 0, or -1 with errno ENOMEM: fn never runs. */
+/*
+ * The same for a function and its argument; allocates. 0; or -1 with errno ENOMEM, or ECANCELED when loop_run
+ * has returned: fn never runs.
+ */
 int loop_post(loop *l, void (*fn)(void *arg), void *arg);
 
 /*
  * A call at the end of every turn of the loop: after all fibers that were ready have run, before the loop
  * blocks for events. It runs on the loop's own stack and must not block. Caller-owned memory; add and remove
- * on the loop's thread (add also before loop_run). fn returns true to have the next turn follow without
- * blocking.
+ * on the loop's thread (add also before loop_run), also from within fn. Several are called in no particular
+ * order. fn returns true to have the next turn follow without blocking.
  */
 typedef struct loop_turn {
 	bool (*fn)(struct loop_turn *turn);
@@ -126,8 +139,9 @@ void loop_turn_remove(loop *l, loop_turn *turn);
 
 /*
  * A call on the loop's thread when loop_run is about to return, with no fiber left: the place to close
- * libuv handles and to give back what is bound to this loop. Caller-owned memory, any thread. The hook is
- * the caller's again when fn begins. remove: true if fn had not begun and now never will.
+ * libuv handles and to give back what is bound to this loop. The latest added is called first, each after all
+ * that the one before it has begun is over. Caller-owned memory, any thread. The hook is the caller's again
+ * when fn begins. remove: true if fn had not begun and now never will.
  */
 typedef struct loop_exit {
 	void (*fn)(struct loop_exit *hook, loop *l);
@@ -142,34 +156,46 @@ bool loop_exit_remove(loop *l, loop_exit *hook);
 #define WAIT_WRITE 2
 
 /*
+ * Where a wait_*() call returns -1 because its context is done, errno is the context's: ctx_err(c)->code,
+ * ECANCELED or ETIMEDOUT. Tell such an end from a failure by ctx_err(c), which a failure leaves NULL. A context
+ * done already ends the call at once, whatever else is true; wait_event_wait alone looks at its event first.
+ */
+
+/*
  * Waits until fd is ready for one of events (WAIT_READ | WAIT_WRITE; an error or hang-up counts as ready for
- * whatever was asked) or c is done. Returns the events that are ready; or -1: c is done (see ctx_err), or,
- * with ctx_err still NULL, the wait itself failed (errno: ENOMEM, EBADF, EBUSY: another fiber of this loop
- * waits on fd). A context already done wins over a ready fd. On a fiber fd must be non-blocking and
- * pollable; it stays the caller's.
+ * whatever was asked) or c is done. Returns the events that are ready; or -1: c is done, or the wait itself
+ * failed with errno EBADF, EINVAL (events), ENOMEM; on a fiber EBUSY (another fiber of this loop waits on fd,
+ * or a libuv handle of the caller's does); on a thread EMFILE or ENFILE (it keeps one eventfd for all its
+ * waits). What poll(2) calls always ready (regular files) is ready at once.
+ *
+ * fd stays the caller's, and must stay open while it is waited on: end the context first. On a fiber it must
+ * be non-blocking (libuv makes it so).
  */
 int wait_fd(ctx *c, int fd, int events);
 
 /*
- * Keeps fd registered with the current loop from one wait_fd(…, WAIT_READ) to the next, which then cost no
- * system call: for a connection that is waited on again and again. wait_fd_drop ends that; it must be called
- * on the same loop's thread before fd is closed, or handed to another loop. Both do nothing on a thread
- * without a loop. Readiness while nobody waits is not lost.
+ * Keeps fd registered with the current loop from one wait_fd(…, WAIT_READ) to the next, which then costs no
+ * system call of its own: for a connection that is waited on again and again. wait_fd_drop ends that; it must
+ * be called on the same loop's thread before fd is closed, or handed to another loop. Both do nothing on a
+ * thread without a loop. Readiness while nobody waits is not lost: it ends the next wait.
  */
 void wait_fd_keep(int fd);
 void wait_fd_drop(int fd);
 
-/* Waits ns nanoseconds, or until c is done. 0: the time has passed; -1: c is done, or errno ENOMEM. */
+/*
+ * Waits ns nanoseconds, never less, or until c is done. 0: the time has passed; -1: c is done, or errno ENOMEM
+ * or EAGAIN (see ctx_with_timeout).
+ */
 int wait_sleep(ctx *c, int64_t ns);
 
-/* Waits until c is done. Always -1, so that it ends a function like its siblings; see ctx_err. */
+/* Waits until c is done, on a root for ever. Always -1, so that it ends a function like its siblings. */
 int wait_done(ctx *c);
 
 /*
- * Runs fn(arg), which may block, on a helper thread, and waits for it; on a plain thread it just calls fn.
- * 0: fn has returned. -1: fn was not begun and never will be, because c was done first or errno ENOMEM.
- * Once begun fn cannot be cancelled: the call then waits for its end, c done or not, so arg may live on the
- * caller's stack. Bound fn's time by its own means.
+ * Runs fn(arg), which may block, on a helper thread (of libuv's, UV_THREADPOOL_SIZE in all, 4 by default), and
+ * waits for it; on a plain thread it just calls fn. 0: fn has returned. -1: fn was not begun and never will
+ * be, because c was done first. Once begun fn cannot be cancelled: the call then waits for its end, c done or
+ * not, so arg may live on the caller's stack. Bound fn's time by its own means.
  */
 int wait_blocking(ctx *c, void (*fn)(void *arg), void *arg);
 
@@ -185,12 +211,15 @@ typedef struct wait_event {
 		NULL    \
 	}
 
-/* Sets the event and wakes who waits. Idempotent until taken. Never blocks. The setter touches e no more once the waiter can run. */
+/*
+ * Sets the event and wakes who waits. Idempotent until taken. Touches e no more once the waiter can run, so
+ * that e may lie on the waiter's stack.
+ */
 void wait_event_set(wait_event *e);
 
 /*
- * Waits until e is set, and clears it: 0. Or until c is done: -1, e untouched. An event that is set wins over
- * a context that is done. One waiter at a time. c may be NULL: then only the event ends the wait.
+ * Waits until e is set, and clears it: 0. Or until c is done: -1, and e as it was. An event that is set wins
+ * over a context that is done. One waiter at a time. c may be NULL: then only the event ends the wait.
  */
 int wait_event_wait(ctx *c, wait_event *e);
 
@@ -211,7 +240,8 @@ typedef struct wait_queue {
  * Stands in the queue until handed something or c is done. mutex is held at the call, released during the
  * wait, and held again at the return. 0: *handed is what wait_queue_hand gave, even if c is done by now (the
  * caller then passes it on: nothing handed is ever lost); -1: c was done first and nothing was handed.
- * A waiter whose context is done leaves the queue at once, wherever it stands.
+ * A waiter whose context is done is handed nothing from that moment on and leaves the queue, wherever it
+ * stands, as soon as it runs.
  */
 int wait_queue_wait(ctx *c, wait_queue *q, pthread_mutex_t *mutex, void **handed);
 

@@ -20,6 +20,8 @@
 
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
+#pragma GCC visibility push(hidden)
+
 typedef struct fiber fiber;
 typedef struct watch watch;
 
@@ -118,7 +120,9 @@ _Noreturn void loop_misuse(const char *call, const char *why);
 
 /* ---- wait.c ----------------------------------------------------------------------------------------- */
 
-void watches_close(loop *l); /* uv_close of all; */
+void watches_close(loop *l); /* has libuv close them all */
 void watches_free(loop *l);  /* when libuv has done with them */
+
+#pragma GCC visibility pop
 
 #endif

@@ -142,10 +142,11 @@ int wait_done(ctx *c)
 
 int wait_sleep(ctx *c, int64_t ns)
 {
-	ctx_auto *sleep = ctx_with_timeout(c, ns);
+	ctx *sleep = ctx_with_timeout(c, ns);
 	if (!sleep)
 		return -1;
 	wait_done(sleep);
+	ctx_release(sleep);
 	return ctx_err(c) ? fail(ctx_err(c)->code) : 0;
 }
 
