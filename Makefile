@@ -12,13 +12,14 @@
 VERSION  := 0.1.0
 ABI      := 0
 
-# --- What may be set: make BUILD=… CC=clang WERROR= SANITIZE=thread PREFIX=/usr T=unit/ctx_cancel V=1
+# --- What may be set: make BUILD=… CC=clang WERROR= SANITIZE=thread PREFIX=/usr V=1 T=unit/ctx_cancel ARGS='--pool-size 4'
 
 SANITIZE ?=
 BUILD    ?= build$(if $(SANITIZE),/$(if $(findstring thread,$(SANITIZE)),tsan,asan))
 PREFIX   ?= /usr/local
 CFLAGS   ?= $(if $(SANITIZE),-O1,-O2) -g
 WERROR   ?= -Werror
+ARGS     ?=
 T        ?=
 V        ?=
 
@@ -159,7 +160,7 @@ $(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUIL
 run: ## build, start a private PostgreSQL and albumd, say what to try
 	@.make/install-packages build run
 	@$(MAKE) --no-print-directory $(BUILD)/albumd
-	@.make/run $(BUILD)
+	@exec .make/run $(BUILD) $(ARGS)
 
 deps: ## install the packages that building, running and testing need
 	@.make/install-packages build run test
