@@ -147,8 +147,11 @@ $(BUILD)/examples/$(subst /examples/,_,$(1:lib/%.c=%)): $(call object,$(1)) $(BU
 endef
 $(foreach src,$(EXAMPLE_SRC),$(eval $(call example,$(src))))
 
+# What tests/support/alloc_fault.c stands in front of, to let it fail.
+FALLIBLE := malloc calloc realloc strdup strndup pthread_create eventfd
+
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
-	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(TEST_LIBS) -o $@
+	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $(FALLIBLE:%=-Wl,--wrap=%) $^ $(LIB_LIBS) $(TEST_LIBS) -o $@
 
 $(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
 	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(filter-out -lcriterion,$(TEST_LIBS)) -o $@

@@ -330,7 +330,7 @@ bool ctx_after_stop(ctx_after *a)
 	uintptr_t word = word_of(generation, STATE_WAITING);
 
 	if (!r)
-		ctx_misuse("ctx_after_stop", "this is no handle of ctx_after_func()");
+		return false; /* after ctx_after_shutdown(), in somebody's destructor */
 	if (!atomic_compare_exchange_strong(&r->word, &word, word_of(generation, STATE_STOPPED)))
 		return false;
 	/* The end of the context may have come second, and begin() be about to find that out. */
@@ -357,7 +357,15 @@ void ctx_after_shutdown(void)
 	bool has_zombie = pool.has_zombie;
 
 	pool.has_zombie = false;
+	bool unused = pool.helpers == 0 && pool.waiting == 0;
+
+	if (unused) {
+		pool.free = NULL;
+		pool.slots = 0;
+	}
 	pthread_mutex_unlock(&pool.mutex);
 	if (has_zombie)
 		ctx_thread_join(pool.zombie);
+	for (size_t chunk = 0; unused && chunk < CHUNKS; chunk++)
+		free(atomic_exchange(&chunks[chunk], NULL));
 }

@@ -51,22 +51,11 @@ ctx *ctx_todo(void)
 	return &todo;
 }
 
-static bool is_root(const ctx *c)
-{
-	return c->kind <= CTX_KIND_TODO;
-}
-
-static inline void retain(ctx *c)
-{
-	if (!is_root(c))
-		atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
-}
-
 ctx *ctx_retain(ctx *c)
 {
 	if (!c)
 		ctx_misuse("ctx_retain", "the context is NULL");
-	retain(c);
+	ctx_retain_inline(c);
 	return c;
 }
 
@@ -92,7 +81,7 @@ static inline bool is_armed(struct ctx_node *n)
 
 static inline bool is_linked(struct ctx_node *n)
 {
-	return atomic_load_explicit(&n->linked, memory_order_acquire);
+	return atomic_load_explicit(&n->base.linked, memory_order_acquire);
 }
 
 /* Drops one reference; true if it was the last one and the context is the caller's to free. */
@@ -116,9 +105,9 @@ static inline void unlink_from_parent(struct ctx_node *n)
 	if (!is_linked(n))
 		return;
 	ctx_lock_acquire(&n->up->base.lock);
-	if (n->sibling.next)
-		ctx_list_remove(&n->sibling);
-	atomic_store_explicit(&n->linked, false, memory_order_release);
+	if (is_linked(n) && n->sibling.next)
+		ctx_ring_remove(&n->up->children, &n->sibling);
+	atomic_store_explicit(&n->base.linked, false, memory_order_release);
 	ctx_lock_release(&n->up->base.lock);
 }
 
@@ -129,15 +118,15 @@ static inline void disarm(struct ctx_node *n)
 }
 
 /* The caller has seen to it that no one else can reach the context. */
-static void destroy(ctx *c)
+static inline void destroy(ctx *c)
 {
 	struct ctx_node *n = ctx_as_node(c);
 
 	if (n) {
-		if (!ctx_list_empty(&n->hooks))
+		if (n->hooks)
 			ctx_misuse("ctx_release", "the context still has a hook on it");
-		if (n->done_fd >= 0)
-			close(n->done_fd);
+		if (n->base.done_fd >= 0)
+			close(n->base.done_fd);
 	} else if (c->kind == CTX_KIND_VALUE) {
 		ctx_pair_destroy((struct ctx_pair *)(void *)c);
 	}
@@ -147,7 +136,7 @@ static void destroy(ctx *c)
 /* Up the tree as long as it was the last reference: a loop, since a chain may be of any length. */
 static void release(ctx *c)
 {
-	while (!is_root(c) && drop(c)) {
+	while (!ctx_is_root(c) && drop(c)) {
 		struct ctx_node *n = ctx_as_node(c);
 		ctx *parent = c->parent;
 
@@ -169,47 +158,6 @@ void ctx_release(ctx *c)
 }
 
 /* ---- Deriving ------------------------------------------------------------ */
-
-/* A child of `parent` that differs from it in nothing yet. */
-ctx *ctx_derive(size_t size, enum ctx_kind kind, ctx *parent)
-{
-	ctx *c = malloc(size);
-
-	if (!c) {
-		errno = ENOMEM;
-		return NULL;
-	}
-	c->parent = parent;
-	c->node = parent->node;
-	c->values = parent->values;
-	c->deadline = parent->deadline;
-	c->kind = (uint8_t)kind;
-	c->has_deadline = parent->has_deadline;
-	atomic_init(&c->refs, 1);
-	atomic_init(&c->lock.state, CTX_LOCK_FREE);
-	retain(parent);
-	return c;
-}
-
-/* A node that its parent does not know of yet: see ctx_node_join(). */
-struct ctx_node *ctx_node_new(size_t size, enum ctx_kind kind, ctx *parent)
-{
-	struct ctx_node *n = (struct ctx_node *)(void *)ctx_derive(size, kind, parent);
-
-	if (!n)
-		return NULL;
-	n->up = n->base.node;
-	n->base.node = n;
-	ctx_list_init(&n->children);
-	atomic_init(&n->err, NULL);
-	n->cause = NULL;
-	n->sibling.next = NULL;
-	atomic_init(&n->linked, n->up != &ctx_never);
-	n->done_fd = -1;
-	ctx_list_init(&n->hooks);
-	n->running = NULL;
-	return n;
-}
 
 /* Undoes ctx_node_new() where what was to follow has failed. */
 void ctx_node_discard(struct ctx_node *n)
@@ -234,8 +182,8 @@ void ctx_node_join(struct ctx_node *n)
 	bool done = ctx_node_err(up) != NULL;
 
 	if (!done)
-		ctx_list_append(&up->children, &n->sibling);
-	atomic_store_explicit(&n->linked, !done, memory_order_release);
+		ctx_ring_append(&up->children, &n->sibling);
+	atomic_store_explicit(&n->base.linked, !done, memory_order_release);
 	ctx_lock_release(&up->base.lock);
 
 	if (done)
@@ -250,7 +198,8 @@ static ctx *with_cancel(ctx *parent)
 
 	if (!n)
 		return NULL;
-	ctx_node_join(n);
+	if (n->up != &ctx_never)
+		ctx_node_join(n);
 	return &n->base;
 }
 
@@ -362,9 +311,9 @@ static bool mark_locked(struct ctx_node *n, const ctx_error *err, const ctx_erro
 	n->cause = cause;
 	atomic_store_explicit(&n->err, err, memory_order_release);
 	disarm(n);
-	if (n->done_fd >= 0)
-		ctx_done_fd_ring(n->done_fd);
-	if (!ctx_list_empty(&n->hooks) && ctx_try_retain(&n->base)) {
+	if (n->base.done_fd >= 0)
+		ctx_done_fd_ring(n->base.done_fd);
+	if (n->hooks && ctx_try_retain(&n->base)) {
 		n->next_notify = NULL;
 		*notify->last = n;
 		notify->last = &n->next_notify;
@@ -372,41 +321,55 @@ static bool mark_locked(struct ctx_node *n, const ctx_error *err, const ctx_erro
 	return true;
 }
 
+/* Cuts the ring of children into a chain that ends with NULL, and takes it off; gives the first. */
+static struct ctx_node *take_children_locked(struct ctx_node *n)
+{
+	struct ctx_link_ *first = n->children;
+
+	if (!first)
+		return NULL;
+	first->prev->next = NULL;
+	n->children = NULL;
+	return ctx_container(first, struct ctx_node, sibling);
+}
+
 /*
- * Step 1. The locks held are those on the way from `root` to `at`. A child that is found done was ended by
- * another thread, which has left its lock and so marked all below. Once a child is off the list and its
- * `linked` clear, it may be gone: nothing touches it after.
+ * Step 1. The locks held are those on the way from `root` to `at`, whose next child is `child`. A child that is
+ * found done was ended by another thread, which has left its lock and so marked all below. Once the `linked` of a
+ * node is clear it may be gone: nothing touches it after.
  */
 static bool mark_tree(struct ctx_node *root, const ctx_error *err, const ctx_error *cause,
                       struct notify_list *notify)
 {
 	struct ctx_node *at = root;
+	struct ctx_node *child, *left;
 
 	ctx_lock_acquire(&root->base.lock);
-	bool first = mark_locked(root, err, cause, notify);
-
-	while (first) {
-		struct ctx_node *child;
-
-		if (!ctx_list_empty(&at->children)) {
-			child = ctx_container(at->children.next, struct ctx_node, sibling);
+	if (!mark_locked(root, err, cause, notify)) {
+		ctx_lock_release(&root->base.lock);
+		return false;
+	}
+	child = take_children_locked(root);
+	while (child || at != root) {
+		if (child) {
 			ctx_lock_acquire(&child->base.lock);
-			if (mark_locked(child, err, cause, notify) && !ctx_list_empty(&child->children)) {
+			if (mark_locked(child, err, cause, notify) && child->children) {
 				at = child;
+				child = take_children_locked(at);
 				continue;
 			}
-		} else if (at != root) {
-			child = at;
-			at = child->up;
+			left = child;
 		} else {
-			break;
+			left = at;
+			at = at->up;
 		}
-		ctx_list_remove(&child->sibling);
-		ctx_lock_release(&child->base.lock);
-		atomic_store_explicit(&child->linked, false, memory_order_release);
+		child = left->sibling.next ? ctx_container(left->sibling.next, struct ctx_node, sibling)
+		                           : NULL;
+		ctx_lock_release(&left->base.lock);
+		atomic_store_explicit(&left->base.linked, false, memory_order_release);
 	}
 	ctx_lock_release(&root->base.lock);
-	return first;
+	return true;
 }
 
 /* True if it was this call that ended `n`. The caller holds a reference, or knows that someone does. */
@@ -459,7 +422,7 @@ void ctx_cancel_cause(ctx *c, const ctx_error *cause)
 static bool end_unseen(struct ctx_node *n)
 {
 	if (n->base.kind == CTX_KIND_SIGNALS ||
-	    atomic_load_explicit(&n->base.refs, memory_order_acquire) != 1 || !ctx_list_empty(&n->hooks))
+	    atomic_load_explicit(&n->base.refs, memory_order_acquire) != 1 || n->hooks)
 		return false;
 	unlink_from_parent(n);
 	disarm(n);
@@ -478,7 +441,8 @@ void ctx_end(ctx *c)
 		ctx *parent = c->parent;
 
 		destroy(c);
-		release(parent);
+		if (!ctx_is_root(parent))
+			release(parent);
 		return;
 	}
 	cancel(c, NULL);

@@ -1,5 +1,5 @@
 /*
- * tether/ctx.h - contexts: cancellation, deadlines and request values that
+ * tether/ctx.h — contexts: cancellation, deadlines and request values that
  * travel down a call tree.
  *
  * This is Go's package context for C, complete. A context is a node in a tree.
@@ -26,9 +26,10 @@
  * ctx_hook_remove() while the hook's function runs on another thread.
  *
  * Errors. Out of memory, or of another resource, returns NULL with errno set
- * and changes nothing. A NULL context, key or signal array is a bug in the
- * program: a line on stderr that names the call, then abort(). Functions that
- * give something back (ctx_release, ctx_end, ctx_after_stop) take NULL.
+ * and changes nothing. A NULL context, a NULL key given to ctx_with_value() or
+ * a NULL array of signals is a bug in the program: a line on stderr that names
+ * the call, then abort(). Functions that give something back (ctx_release,
+ * ctx_end, ctx_after_stop) take NULL.
  *
  * Times are nanoseconds of CLOCK_MONOTONIC, as ctx_now() returns them.
  */
@@ -225,8 +226,8 @@ const ctx_error *ctx_cause(const ctx *c);
 bool ctx_deadline(const ctx *c, int64_t *deadline_ns);
 
 /*
- * The value `key` has nearest to `c`, upwards; NULL if none. Readable after the
- * end as before. The value is borrowed: it lives as long as `c` does. Go: Value.
+ * The value `key` has nearest to `c`, upwards; NULL if none, as for a NULL key.
+ * Readable after the end as before. The value is borrowed: it lives as long as `c` does. Go: Value.
  */
 void *ctx_value(const ctx *c, const ctx_key *key);
 

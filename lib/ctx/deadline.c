@@ -31,8 +31,8 @@
 struct timer_shard {
 	ctx_lock lock;
 	int64_t base;
-	uint64_t occupied; /* bit k: bucket k is in use and may hold timers; else it is not initialised */
-	struct ctx_link_ bucket[BUCKETS];
+	uint64_t occupied;                 /* bit k: bucket k is not empty */
+	struct ctx_link_ *bucket[BUCKETS]; /* rings */
 } __attribute__((aligned(64)));
 
 static struct timer_shard shards[SHARDS];
@@ -66,36 +66,24 @@ static struct ctx_deadline *deadline_of(struct ctx_link_ *link)
 static void put_locked(struct timer_shard *s, struct ctx_deadline *d)
 {
 	unsigned k = bucket_of(d->node.base.deadline, s->base);
-	struct ctx_link_ *bucket = &s->bucket[k];
 
-	if (!(s->occupied & UINT64_C(1) << k)) {
-		s->occupied |= UINT64_C(1) << k;
-		ctx_list_init(bucket);
-	}
-	ctx_list_append(bucket, &d->timer.link);
+	d->timer.bucket = (uint8_t)k;
+	ctx_ring_append(&s->bucket[k], &d->timer.link);
+	s->occupied |= UINT64_C(1) << k;
 }
 
-/* Takes the timers of a bucket off it, onto `list`; an empty bucket gives an empty list. */
-static void take_locked(struct timer_shard *s, unsigned k, struct ctx_link_ *list)
+static void take_locked(struct timer_shard *s, struct ctx_deadline *d)
 {
-	struct ctx_link_ *bucket = &s->bucket[k];
+	unsigned k = d->timer.bucket;
 
-	ctx_list_init(list);
-	if (!(s->occupied & UINT64_C(1) << k))
-		return;
-	s->occupied &= ~(UINT64_C(1) << k);
-	if (ctx_list_empty(bucket))
-		return;
-	*list = *bucket;
-	list->next->prev = list;
-	list->prev->next = list;
+	ctx_ring_remove(&s->bucket[k], &d->timer.link);
+	if (!s->bucket[k])
+		s->occupied &= ~(UINT64_C(1) << k);
 }
 
 /* Moves base on to `now`: what is due is then in bucket 0. */
 static void advance_locked(struct timer_shard *s, int64_t now)
 {
-	struct ctx_link_ list;
-
 	if (now <= s->base)
 		return;
 
@@ -103,43 +91,38 @@ static void advance_locked(struct timer_shard *s, int64_t now)
 
 	s->base = now;
 	for (unsigned k = 1; k <= last; k++) {
-		take_locked(s, k, &list);
-		while (!ctx_list_empty(&list)) {
-			struct ctx_link_ *link = list.next;
+		while (s->bucket[k]) {
+			struct ctx_deadline *d = deadline_of(s->bucket[k]);
 
-			ctx_list_remove(link);
-			put_locked(s, deadline_of(link));
+			take_locked(s, d);
+			put_locked(s, d);
 		}
 	}
 }
 
 /* When the shard is to be looked into next; INT64_MAX if it has no timer. */
-static int64_t next_locked(struct timer_shard *s)
+static int64_t next_locked(const struct timer_shard *s)
 {
-	while (s->occupied) {
-		unsigned k = (unsigned)__builtin_ctzll(s->occupied);
-		struct ctx_link_ *bucket = &s->bucket[k];
-		int64_t earliest = INT64_MAX;
-		int seen = 0;
+	if (!s->occupied)
+		return INT64_MAX;
 
-		if (ctx_list_empty(bucket)) {
-			s->occupied &= ~(UINT64_C(1) << k);
-			continue;
-		}
-		if (k == 0)
-			return s->base;
-		for (struct ctx_link_ *link = bucket->next; link != bucket; link = link->next) {
-			if (++seen > EXACT_WAKEUP) {
-				uint64_t bit = UINT64_C(1) << (k - 1);
+	unsigned k = (unsigned)__builtin_ctzll(s->occupied);
+	struct ctx_link_ *link = s->bucket[k];
+	int64_t earliest = INT64_MAX;
 
-				return (int64_t)(((uint64_t)s->base & ~(bit - 1)) | bit);
-			}
-			if (deadline_of(link)->node.base.deadline < earliest)
-				earliest = deadline_of(link)->node.base.deadline;
-		}
-		return earliest;
+	if (k == 0)
+		return s->base;
+	for (int seen = 0; seen < EXACT_WAKEUP; seen++) {
+		if (deadline_of(link)->node.base.deadline < earliest)
+			earliest = deadline_of(link)->node.base.deadline;
+		link = link->next;
+		if (link == s->bucket[k])
+			return earliest;
 	}
-	return INT64_MAX;
+
+	uint64_t bit = UINT64_C(1) << (k - 1);
+
+	return (int64_t)(((uint64_t)s->base & ~(bit - 1)) | bit);
 }
 
 /*
@@ -150,11 +133,11 @@ static int64_t serve(struct timer_shard *s)
 {
 	ctx_lock_acquire(&s->lock);
 	advance_locked(s, ctx_now());
-	while ((s->occupied & 1) && !ctx_list_empty(&s->bucket[0])) {
-		struct ctx_deadline *d = deadline_of(s->bucket[0].next);
+	while (s->bucket[0]) {
+		struct ctx_deadline *d = deadline_of(s->bucket[0]);
 		bool alive = ctx_try_retain(&d->node.base);
 
-		ctx_list_remove(&d->timer.link);
+		take_locked(s, d);
 		atomic_store_explicit(&d->timer.armed, false, memory_order_release);
 		if (!alive)
 			continue; /* and perhaps freed by now */
@@ -345,7 +328,7 @@ void ctx_timer_disarm(struct ctx_deadline *d)
 
 	ctx_lock_acquire(&s->lock);
 	if (atomic_load_explicit(&d->timer.armed, memory_order_relaxed)) {
-		ctx_list_remove(&d->timer.link);
+		take_locked(s, d);
 		atomic_store_explicit(&d->timer.armed, false, memory_order_release);
 	}
 	ctx_lock_release(&s->lock);

@@ -50,10 +50,10 @@ static void run_hook_locked(struct ctx_node *n, ctx_hook *h)
 void ctx_hooks_run(struct ctx_node *n)
 {
 	ctx_lock_acquire(&n->base.lock);
-	while (!ctx_list_empty(&n->hooks)) {
-		ctx_hook *h = ctx_container(n->hooks.next, ctx_hook, link_);
+	while (n->hooks) {
+		ctx_hook *h = ctx_container(n->hooks, ctx_hook, link_);
 
-		ctx_list_remove(&h->link_);
+		ctx_ring_remove(&n->hooks, &h->link_);
 		run_hook_locked(n, h);
 	}
 	ctx_lock_release(&n->base.lock);
@@ -70,13 +70,13 @@ void ctx_hook_add(ctx *c, ctx_hook *h, void (*fn)(ctx_hook *h))
 
 	h->fn_ = fn;
 	if (n == &ctx_never) {
-		/* On a list of its own, for remove() to tell the first time from the second. */
-		ctx_list_init(&h->link_);
+		/* On a ring of its own, for remove() to tell the first time from the second. */
+		h->link_.next = &h->link_;
 		return;
 	}
 	ctx_lock_acquire(&n->base.lock);
 	if (!ctx_node_err(n)) {
-		ctx_list_append(&n->hooks, &h->link_);
+		ctx_ring_append(&n->hooks, &h->link_);
 	} else {
 		h->link_.next = NULL;
 		run_hook_locked(n, h);
@@ -114,7 +114,7 @@ bool ctx_hook_remove(ctx *c, ctx_hook *h)
 	ctx_lock_acquire(&n->base.lock);
 	removed = h->link_.next != NULL;
 	if (removed)
-		ctx_list_remove(&h->link_);
+		ctx_ring_remove(&n->hooks, &h->link_);
 	while (!removed && await_locked(n, h)) {
 		/* The runner broadcasts under the mutex after it has taken the node's lock: no wake-up is lost. */
 		pthread_mutex_lock(&returned_mutex);
@@ -208,12 +208,12 @@ int ctx_done_fd(ctx *c)
 	if (c->has_deadline)
 		ctx_timers_revive();
 	ctx_lock_acquire(&n->base.lock);
-	if (n->done_fd < 0) {
-		n->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
-		if (n->done_fd >= 0 && ctx_node_err(n))
-			ctx_done_fd_ring(n->done_fd);
+	if (n->base.done_fd < 0) {
+		n->base.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+		if (n->base.done_fd >= 0 && ctx_node_err(n))
+			ctx_done_fd_ring(n->base.done_fd);
 	}
-	int fd = n->done_fd;
+	int fd = n->base.done_fd;
 
 	ctx_lock_release(&n->base.lock);
 	return fd;

@@ -15,7 +15,7 @@
 /* CTX_KIND_SIGNALS */
 struct ctx_signals {
 	struct ctx_node node;
-	struct ctx_link_ link;        /* on watch.contexts while it is watched */
+	struct ctx_link_ link;        /* on the ring watch.contexts while it is watched */
 	bool watched;                 /* guarded by watch.mutex */
 	struct ctx_signals *next_hit; /* the signal thread's */
 	size_t n;
@@ -23,8 +23,8 @@ struct ctx_signals {
 };
 
 static struct {
-	pthread_mutex_t mutex; /* guards what is not atomic */
-	struct ctx_link_ contexts;
+	pthread_mutex_t mutex;         /* guards what is not atomic */
+	struct ctx_link_ *contexts;    /* ring */
 	size_t watchers[NSIG];         /* how many contexts want the signal */
 	struct sigaction before[NSIG]; /* what the first of them found */
 	pthread_t thread;
@@ -32,7 +32,7 @@ static struct {
 	sem_t arrived;
 	atomic_bool pending[NSIG];
 	atomic_bool stop;
-} watch = {.mutex = PTHREAD_MUTEX_INITIALIZER, .contexts = {&watch.contexts, &watch.contexts}};
+} watch = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- Names and errors -------------------------------------------------------- */
 
@@ -130,13 +130,16 @@ static void deliver(int signo)
 	struct ctx_signals *hits = NULL;
 
 	pthread_mutex_lock(&watch.mutex);
-	for (struct ctx_link_ *link = watch.contexts.next; link != &watch.contexts; link = link->next) {
+	struct ctx_link_ *link = watch.contexts;
+
+	while (link) {
 		struct ctx_signals *s = ctx_container(link, struct ctx_signals, link);
 
 		if (wants(s, signo) && ctx_try_retain(&s->node.base)) {
 			s->next_hit = hits;
 			hits = s;
 		}
+		link = link->next != watch.contexts ? link->next : NULL;
 	}
 	pthread_mutex_unlock(&watch.mutex);
 	while (hits) {
@@ -243,7 +246,7 @@ static int start_watching(struct ctx_signals *s)
 		while (i-- > 0)
 			unwatch_signal_locked(s->signals[i]);
 	} else {
-		ctx_list_append(&watch.contexts, &s->link);
+		ctx_ring_append(&watch.contexts, &s->link);
 		s->watched = true;
 	}
 	pthread_mutex_unlock(&watch.mutex);
@@ -256,7 +259,7 @@ void ctx_signals_stop(struct ctx_node *n)
 
 	pthread_mutex_lock(&watch.mutex);
 	if (s->watched) {
-		ctx_list_remove(&s->link);
+		ctx_ring_remove(&watch.contexts, &s->link);
 		s->watched = false;
 		for (size_t i = 0; i < s->n; i++)
 			unwatch_signal_locked(s->signals[i]);

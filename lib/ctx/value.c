@@ -25,8 +25,6 @@ void *ctx_value(const ctx *c, const ctx_key *key)
 {
 	if (!c)
 		ctx_misuse("ctx_value", "the context is NULL");
-	if (!key)
-		ctx_misuse("ctx_value", "the key is NULL");
 	for (const struct ctx_pair *p = c->values; p; p = p->next) {
 		if (p->key == key)
 			return p->value;

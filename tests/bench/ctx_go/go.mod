@@ -1,0 +1,3 @@
+module ctx_go
+
+go 1.19
