@@ -192,3 +192,22 @@ int process_run(const char *const argv[], const char *const env[], int timeout_m
 	process_stop(p);
 	return status;
 }
+
+bool process_exists(pid_t pid)
+{
+	char path[64];
+	char stat[512] = "";
+	const char *state;
+	FILE *file;
+
+	if (kill(pid, 0) && errno == ESRCH)
+		return false;
+	/* "pid (name) state …": a dead process stays as Z until its parent, or a container's lazy init, looks. */
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	file = fopen(path, "r");
+	if (!file)
+		return access("/proc/self/stat", F_OK) != 0; /* not there, or no /proc to tell */
+	state = fgets(stat, sizeof stat, file) ? strrchr(stat, ')') : NULL;
+	fclose(file);
+	return state && state[1] == ' ' && !strchr("ZX", state[2]);
+}

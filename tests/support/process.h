@@ -44,4 +44,7 @@ int process_stop(process *p);
  */
 int process_run(const char *const argv[], const char *const env[], int timeout_ms, char **output);
 
+/* Whether there is such a process at all, its own or another's. One that has died does not count, reaped or not. */
+bool process_exists(pid_t pid);
+
 #endif
