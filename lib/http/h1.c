@@ -1,0 +1,452 @@
+/*
+ * HTTP/1.1: libmicrohttpd (MHD) in a worker's loop.
+ *
+ * MHD runs in its external epoll mode: it has an epoll descriptor of its own, which the loop watches, and
+ * works when MHD_run is called. That is done at the end of a turn, after the fibers, so that all answers of
+ * one turn go out together; and again as long as MHD says it has more to do.
+ *
+ * A request's way through MHD's callbacks:
+ *
+ *	             on_target        head whole         body whole           answered
+ *	  (no request) ─────► READING_HEAD ──► READING_BODY ──► RUNNING ────────────────► ANSWERED ──┐
+ *	       ▲                   │               │              │   handler parked:        │       │
+ *	       │                   │               │              │   MHD suspended          │       │
+ *	       │                   │               │              │                          │       │
+ *	       │                   │               │              └─ client gone ─► DROPPED  │       │
+ *	       │                   ▼               ▼                                  ▼      ▼       │
+ *	       └───────────────────┴───────────────┴──────────── on_completed or on_closed ◄─┴───────┘
+ *
+ * - The request is MHD's client context from on_target on, and conn->request. MHD tells of its end in
+ *   on_completed, but not always (bad chunks, for one): on_closed is the safety net.
+ * - MHD never closes, times out or frees a suspended connection. So while a handler runs its connection
+ *   stays, and the handler's end resumes it. Only a stream may lose its connection under the running handler.
+ * - A handler that returns without having waited is answered within the same callback: no suspension, which
+ *   costs MHD eight system calls.
+ * - There is no way to abort a request from outside. DROPPED has the callback return MHD_NO when MHD next
+ *   calls; shutting the socket down (conn_kick) makes MHD find it closed.
+ * - MHD_resume_connection on a connection that is not suspended would turn the next suspension into nothing:
+ *   request->suspended is exact.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <microhttpd.h>
+
+#include "http_priv.h"
+
+enum {
+	POOL_SIZE = 16 * 1024,    /* MHD's memory of a connection: request head, read buffer, response head */
+	HEAD_MAX = POOL_SIZE / 2, /* a request's; beyond, there might be no room for the answer's */
+	FIELDS_MAX = 64,          /* each costs MHD as many bytes of the pool */
+	STREAM_BLOCK = 8 * 1024,
+	IDLE_SLACK = 5, /* seconds by which MHD's own idle timeout comes later than ours */
+};
+
+enum { READING_HEAD, READING_BODY, RUNNING, ANSWERED, DROPPED };
+
+struct h1 {
+	worker *worker;
+	struct MHD_Daemon *daemon;
+	conn *accepting; /* handed to MHD_add_connection right now */
+	bool want_run;
+	uv_poll_t poll;   /* of MHD's epoll descriptor */
+	uv_timer_t timer; /* MHD's timeout */
+	loop_turn turn;
+	int handles; /* not yet closed */
+};
+
+/* ---- Suspending and resuming ------------------------------------------------------------------------- */
+
+static void suspend(http_request *request)
+{
+	request->suspended = true;
+	MHD_suspend_connection(request->mhd);
+}
+
+static void resume(http_request *request)
+{
+	if (!request->suspended)
+		return;
+	request->suspended = false;
+	MHD_resume_connection(request->mhd);
+	request->conn->worker->h1->want_run = true;
+}
+
+/* ---- Answering --------------------------------------------------------------------------------------- */
+
+/* MHD asks for more of a stream. Without data it must be suspended, or it would ask again at once. */
+static ssize_t pull(void *arg, uint64_t position, char *data, size_t size)
+{
+	http_request *request = arg;
+	(void)position;
+	ssize_t pulled = request->conn->gone ? PULL_FAILED : response_pull(&request->response, data, size);
+	switch (pulled) {
+	case PULL_LATER:
+		suspend(request);
+		return 0;
+	case PULL_END:
+		return MHD_CONTENT_READER_END_OF_STREAM;
+	case PULL_FAILED:
+		return MHD_CONTENT_READER_END_WITH_ERROR;
+	default:
+		return pulled;
+	}
+}
+
+/* The request outlives MHD's use of the body: on_completed and on_closed come after the last byte. */
+static struct MHD_Response *make_response(http_request *request)
+{
+	http_response *response = &request->response;
+	bool head = strcmp(request->method, "HEAD") == 0;
+	if (response->streaming && !head)
+		return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, pull, request, NULL);
+#if MHD_VERSION >= 0x00097701
+	return MHD_create_response_from_buffer_static(response->body_size, response->body);
+#else
+	return MHD_create_response_from_buffer(response->body_size, response->body, MHD_RESPMEM_PERSISTENT);
+#endif
+}
+
+static bool queue(http_request *request)
+{
+	http_response *response = &request->response;
+	struct MHD_Response *made = make_response(request);
+	if (!made)
+		return false;
+	bool whole = true;
+	for (const http_pair *field = response->fields; field && whole; field = field->next)
+		whole = MHD_add_response_header(made, field->name, field->value);
+	if (response->closes || request->conn->worker->draining)
+		whole = whole && MHD_add_response_header(made, "Connection", "close");
+	whole = whole && MHD_queue_response(request->mhd, (unsigned)response->status, made);
+	MHD_destroy_response(made);
+	return whole;
+}
+
+/* From the handler's fiber, or from within one of MHD's callbacks. */
+static void h1_answer(http_request *request)
+{
+	request->h1_state = !request->conn->gone && queue(request) ? ANSWERED : DROPPED;
+	resume(request);
+}
+
+static const transport h1_transport = {.answer = h1_answer, .wake = resume};
+
+/* ---- MHD's callbacks for a request -------------------------------------------------------------------- */
+
+static conn *conn_of(struct MHD_Connection *mhd)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	conn *c = info ? info->socket_context : NULL;
+	if (!c || c->magic != CONN_MAGIC)
+		http_misuse("http", "a connection's memory was overwritten");
+	return c;
+}
+
+/* The first line has come. What is returned becomes the client context; NULL: out of memory. */
+static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd)
+{
+	(void)arg;
+	conn *c = conn_of(mhd);
+	http_request *request = request_new(c, &h1_transport, target);
+	if (request) {
+		request->mhd = mhd;
+		request->h1_state = READING_HEAD;
+		c->request = request;
+	}
+	return request;
+}
+
+struct fields {
+	http_request *request;
+	unsigned count;
+	bool out_of_memory;
+};
+
+static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                                const char *value, size_t value_size)
+{
+	struct fields *fields = arg;
+	(void)kind;
+	fields->count++;
+	fields->out_of_memory =
+		!request_add_field(fields->request, name, name_size, value ? value : "", value_size);
+	return fields->out_of_memory ? MHD_NO : MHD_YES;
+}
+
+/* Whether a body follows the head; and it is refused if it is going to be too long. */
+static bool body_follows(http_request *request)
+{
+	const char *length = http_header(request, "Content-Length");
+	if (length) {
+		errno = 0;
+		unsigned long long size = strtoull(length, NULL, 10);
+		if (errno || size > request->conn->worker->server->options.body_size)
+			request_refuse(request, 413, NULL);
+		return size > 0;
+	}
+	return http_header(request, "Transfer-Encoding");
+}
+
+static enum MHD_Result head_is_whole(http_request *request, const char *method)
+{
+	struct fields fields = {.request = request};
+	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
+	if (fields.out_of_memory)
+		return MHD_NO;
+	const union MHD_ConnectionInfo *size =
+		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+	if (fields.count > FIELDS_MAX || (size && size->header_size > HEAD_MAX)) {
+		request_refuse(request, 431, NULL);
+		request->response.closes = true;
+	}
+	if (!request_begin(request, method))
+		return MHD_NO;
+	request->h1_state = READING_BODY;
+	if (request->conn->gone)
+		request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
+	/*
+	 * A refusal that can be said before the body saves the client from sending it; MHD then closes. But a
+	 * body that is short and already on its way is read, and the connection kept.
+	 */
+	bool body = body_follows(request);
+	bool early = request->response.status == 413 || http_header(request, "Expect");
+	if (request->refused && body && early)
+		request_answer(request);
+	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result request_is_whole(http_request *request)
+{
+	request->h1_state = RUNNING;
+	request_run(request);
+	if (request->h1_state == RUNNING)
+		suspend(request);
+	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
+}
+
+/* MHD calls for the head, for each piece of a body, for the end of the request, and after a resumption. */
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *size, void **context)
+{
+	http_request *request = *context;
+	(void)arg, (void)mhd, (void)url, (void)version;
+	if (!request)
+		return MHD_NO;
+	if (request->magic != REQUEST_MAGIC)
+		http_misuse("http", "a request's memory was overwritten");
+	switch (request->h1_state) {
+	case READING_HEAD:
+		return head_is_whole(request, method);
+	case READING_BODY:
+		if (*size == 0)
+			return request_is_whole(request);
+		/* What is too much is read all the same: MHD can only answer at the end. */
+		request_body(request, data, *size);
+		*size = 0;
+		return MHD_YES;
+	default:
+		return request->h1_state == ANSWERED ? MHD_YES : MHD_NO;
+	}
+}
+
+static void let_go(http_request *request, bool sent)
+{
+	conn *c = request->conn;
+	if (c->request == request)
+		c->request = NULL;
+	request_detach(request, sent);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
+                         enum MHD_RequestTerminationCode code)
+{
+	http_request *request = *context;
+	(void)arg;
+	if (!request)
+		return;
+	*context = NULL;
+	conn *c = conn_of(mhd);
+	let_go(request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK && request->h1_state == ANSWERED);
+	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
+	if (c->gone || c->worker->draining)
+		conn_kick(c);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+	h1 *h = arg;
+	if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+		*context = h->accepting;
+		return;
+	}
+	conn *c = conn_of(mhd);
+	if (c->request)
+		let_go(c->request, false);
+	conn_closing(c);
+	conn_unref(c);
+	h->want_run = true;
+}
+
+/* Paths and queries are decoded by ourselves: MHD would cut them at a %00. */
+static size_t leave_escaped(void *arg, struct MHD_Connection *mhd, char *text)
+{
+	(void)arg, (void)mhd;
+	return strlen(text);
+}
+
+/* ---- The connection ---------------------------------------------------------------------------------- */
+
+static void h1_hangup(conn *c)
+{
+	http_request *request = c->request;
+	c->worker->h1->want_run = true;
+	if (!request || request->h1_state == READING_HEAD) {
+		conn_kick(c);
+		return;
+	}
+	if (request->h1_state == ANSWERED && !request->response.streaming)
+		return; /* MHD is sending; it will see for itself how far it gets */
+	request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
+	if (request->h1_state == READING_BODY)
+		conn_kick(c);
+	else if (request->h1_state == ANSWERED)
+		resume(request);
+}
+
+/* What has begun, or arrived, is answered. */
+static void h1_drain(conn *c)
+{
+	int arrived = 0;
+	if (!c->request && (ioctl(c->fd, FIONREAD, &arrived) != 0 || arrived == 0))
+		conn_kick(c);
+}
+
+static const protocol h1_protocol = {.hangup = h1_hangup, .drain = h1_drain};
+
+void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size)
+{
+	conn *c = conn_new(h->worker, fd, address);
+	if (!c || (c->protocol = &h1_protocol, conn_watch(c)) != 0) {
+		conn_unref(c);
+		close(fd);
+		return;
+	}
+	h->accepting = c;
+	/* On failure MHD closes the socket, and may or may not have told of its start and end. */
+	conn_ref(c);
+	if (MHD_add_connection(h->daemon, fd, address, size) != MHD_YES && c->watched) {
+		conn_closing(c);
+		conn_unref(c);
+	}
+	conn_unref(c);
+	h->accepting = NULL;
+	h->want_run = true;
+}
+
+/* ---- In the loop ------------------------------------------------------------------------------------- */
+
+static void on_readable(uv_poll_t *poll, int status, int events)
+{
+	(void)status, (void)events;
+	container_of(poll, h1, poll)->want_run = true;
+}
+
+static void on_timeout(uv_timer_t *timer)
+{
+	container_of(timer, h1, timer)->want_run = true;
+}
+
+/* Milliseconds until MHD must run again; -1: not before something happens. */
+static int64_t mhd_timeout(h1 *h)
+{
+#if MHD_VERSION >= 0x00097701
+	return MHD_get_timeout64s(h->daemon);
+#else
+	MHD_UNSIGNED_LONG_LONG timeout;
+	return MHD_get_timeout(h->daemon, &timeout) == MHD_YES ? (int64_t)timeout : -1;
+#endif
+}
+
+/* The end of a turn. True: MHD has more to do. */
+static bool on_turn(loop_turn *turn)
+{
+	h1 *h = container_of(turn, h1, turn);
+	if (!h->want_run)
+		return false;
+	h->want_run = false;
+	MHD_run(h->daemon);
+	int64_t timeout = mhd_timeout(h);
+	if (timeout == 0)
+		h->want_run = true;
+	else if (timeout > 0 && !uv_is_active((uv_handle_t *)&h->timer))
+		uv_timer_start(&h->timer, on_timeout, (uint64_t)timeout, 0);
+	return h->want_run;
+}
+
+static struct MHD_Daemon *start_mhd(h1 *h)
+{
+	const http_server_options *options = &h->worker->server->options;
+	unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
+#if MHD_VERSION >= 0x00097707
+	flags |= MHD_USE_NO_THREAD_SAFETY; /* one thread: resuming needs no lock and no wake-up */
+#endif
+	return MHD_start_daemon(
+		flags, 0, NULL, NULL, on_request, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_URI_LOG_CALLBACK, on_target, h,
+		MHD_OPTION_UNESCAPE_CALLBACK, leave_escaped, h, MHD_OPTION_CONNECTION_LIMIT,
+		(unsigned)options->connections + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_SIZE,
+		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(options->idle_timeout / CTX_SECOND) + IDLE_SLACK,
+		MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+}
+
+h1 *h1_new(worker *w)
+{
+	h1 *h = calloc(1, sizeof(*h));
+	if (!h)
+		return NULL;
+	h->worker = w;
+	h->daemon = start_mhd(h);
+	if (!h->daemon)
+		goto free_h1;
+	const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+	int error = info ? uv_poll_init(loop_uv(w->loop), &h->poll, info->epoll_fd) : UV_ENOTSUP;
+	if (error) {
+		errno = -error;
+		goto stop_mhd;
+	}
+	uv_timer_init(loop_uv(w->loop), &h->timer);
+	h->handles = 2;
+	h->turn.fn = on_turn;
+	loop_turn_add(w->loop, &h->turn);
+	uv_poll_start(&h->poll, UV_READABLE, on_readable);
+	return h;
+
+stop_mhd:
+	MHD_stop_daemon(h->daemon);
+free_h1:
+	free(h);
+	return NULL;
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+	h1 *h = handle->data;
+	if (--h->handles == 0)
+		free(h);
+}
+
+void h1_stop(h1 *h)
+{
+	loop_turn_remove(h->worker->loop, &h->turn);
+	h->poll.data = h;
+	h->timer.data = h;
+	uv_poll_stop(&h->poll);
+	uv_close((uv_handle_t *)&h->poll, handle_closed);
+	uv_close((uv_handle_t *)&h->timer, handle_closed);
+	MHD_stop_daemon(h->daemon);
+}

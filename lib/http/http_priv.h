@@ -1,0 +1,354 @@
+/*
+ * What the files of this layer share, in the order in which a request meets them:
+ *
+ *	server.c    accepts, owns the workers and the drain          listen.c: addresses
+ *	hangup.c    notices that a client has left
+ *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
+ *	request.c   a request from its head to its end, whatever protocol brought it
+ *	router.c    which handler                                    url.c: escapes, queries
+ *	response.c  what the handler answers
+ *
+ * Everything of one connection happens on one worker's thread, so nothing here is locked or atomic unless
+ * it says so.
+ */
+#ifndef TETHER_HTTP_PRIV_H
+#define TETHER_HTTP_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <sys/socket.h>
+#include <uv.h>
+
+#include <tether/ctx.h>
+#include <tether/http.h>
+#include <tether/loop.h>
+
+#define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+typedef struct arena arena;
+typedef struct conn conn;
+typedef struct h1 h1;
+typedef struct http_route http_route;
+typedef struct worker worker;
+
+/* A broken program, told in one line; the library goes no further with it. */
+_Noreturn void http_misuse(const char *call, const char *why);
+
+/* ---- listen.c ---------------------------------------------------------------------------------------- */
+
+typedef struct listener {
+	int fd;
+	char *unix_path; /* to be unlinked, or NULL */
+} listener;
+
+/* As http_listen. */
+int address_listen(const char *address, listener *made, char *bound, size_t bound_size);
+void listener_close(listener *l); /* idempotent */
+
+/* "127.0.0.1:80", "[::1]:80", "unix" */
+void address_text(const struct sockaddr *address, char *text, size_t size);
+
+/* ---- arena.c: memory that a request gives back all at once ------------------------------------------- */
+
+struct arena_block;
+
+struct arena {
+	char *next, *end;
+	struct arena_block *blocks; /* the larger ones, malloc'd; the first piece is the owner's */
+};
+
+void arena_init(arena *a, char *first, size_t size);
+void arena_free(arena *a);
+
+/* NULL with errno ENOMEM. Aligned for anything. */
+void *arena_alloc(arena *a, size_t size);
+char *arena_copy(arena *a, const char *text, size_t size); /* NUL-terminated */
+
+/* ---- url.c ------------------------------------------------------------------------------------------- */
+
+/* A name and its value: a path value, a query value, a header field. */
+typedef struct http_pair {
+	struct http_pair *next;
+	const char *name, *value;
+} http_pair;
+
+/* The value of the first pair of that name; NULL if there is none. */
+const char *pair_value(const http_pair *pairs, const char *name);
+
+/*
+ * Decodes %XX (and + where plus is set) of text[0..size) into a new string of the arena. NULL with errno:
+ * EINVAL for an escape that is malformed or stands for a NUL; ENOMEM.
+ */
+char *percent_decode(arena *a, const char *text, size_t size, bool plus);
+
+/* The names and values of a query, "a=1&b", decoded, in their order. False with errno as percent_decode. */
+bool query_parse(arena *a, const char *query, http_pair **pairs);
+
+/* ---- router.c ---------------------------------------------------------------------------------------- */
+
+typedef struct router {
+	http_route *first; /* of two routes that match the same path the more specific comes first */
+} router;
+
+struct http_route {
+	http_route *next;
+	char *pattern; /* as given */
+	char *method;  /* NULL: any */
+	struct segment *segments;
+	size_t segment_count;
+	http_handler *handler;
+	void *data;
+};
+
+int router_add(router *r, const char *pattern, http_handler *handler, void *data); /* as http_handle */
+void router_free(router *r);
+
+enum route_result {
+	ROUTE_FOUND,
+	ROUTE_REDIRECT, /* the path is unclean, or a subtree's root without its slash */
+	ROUTE_BAD_PATH, /* a percent escape that is none, or %00 */
+	ROUTE_NOT_FOUND,
+	ROUTE_METHOD_UNKNOWN, /* the path is served, but not for this method: see allow */
+	ROUTE_NO_MEMORY,
+};
+
+typedef struct route_match {
+	const http_route *route;
+	http_pair *values;    /* of the pattern's names, decoded */
+	const char *location; /* for a redirect: the path to go to, still encoded */
+	const char *allow;    /* for the value of an Allow field */
+} route_match;
+
+/* path is still encoded and begins with a slash. All that is returned is allocated in a. */
+enum route_result router_match(const router *r, arena *a, const char *method, const char *path,
+                               route_match *match);
+
+/* Whether text[0..size) is a token as RFC 9110 has it: a method, a field's name. */
+bool is_token(const char *text, size_t size);
+
+/* ---- response.c -------------------------------------------------------------------------------------- */
+
+struct http_response {
+	http_request *request;
+	int status;
+	http_pair *fields, **fields_end; /* in the request's arena */
+	size_t fields_size;              /* bytes they will take in a head */
+	char *body;                      /* malloc'd */
+	size_t body_size, body_capacity;
+	bool broken; /* a 500 is all that can be answered: out of memory or misuse */
+	bool closes; /* the connection does not outlive this answer */
+
+	/*
+	 * A stream: http_write fills `body`, the protocol pulls from it. `pulled` is how much of it has left.
+	 * The handler waits for `room` when the buffer is full.
+	 */
+	bool streaming, ended, failed;
+	size_t pulled;
+	uint64_t sent_size; /* pulled in all */
+	wait_event room;
+};
+
+enum { RESPONSE_FIELDS_MAX = 3 * 1024 }; /* bytes of header fields a handler may set; past it: 500 */
+
+void response_init(http_response *response, http_request *request);
+void response_free(http_response *response);
+
+/* An answer by the layer itself, a problem; drops whatever was set so far. */
+void response_error(http_response *response, int status, const char *detail);
+
+/*
+ * Takes up to size bytes off a stream, for the protocol: the number of bytes, PULL_LATER if there is nothing
+ * to be had yet (wake will be called), PULL_END, or PULL_FAILED.
+ */
+enum { PULL_LATER = 0, PULL_END = -1, PULL_FAILED = -2 };
+ssize_t response_pull(http_response *response, char *data, size_t size);
+
+const char *status_title(int status); /* "Not Found" */
+
+/* ---- request.c --------------------------------------------------------------------------------------- */
+
+/*
+ * How a request meets its protocol. The request calls these on its worker's thread, from the handler's
+ * fiber or the loop's own stack, as long as it is attached (see request_detached).
+ */
+typedef struct transport {
+	/*
+	 * Sends the response: whole, or for a stream its head, with the body to be pulled. Called once, or
+	 * not at all if the request was detached first.
+	 */
+	void (*answer)(http_request *request);
+	/* A stream that had nothing to pull has something now: data, its end, or its failure. */
+	void (*wake)(http_request *request);
+} transport;
+
+enum { REQUEST_MAGIC = 0x72657175 };
+
+struct http_request {
+	uint32_t magic;
+	unsigned references; /* the protocol's, the fiber's */
+	const transport *transport;
+	conn *conn;              /* retained */
+	ctx *root;               /* what is cancelled */
+	ctx *ctx;                /* the root, or what carries the values set on it */
+	const http_route *route; /* NULL: none matched */
+	const char *method, *target, *path;
+	http_pair *fields, **fields_end, *path_values, *query_values;
+	int64_t began_ns;
+
+	char *body; /* malloc'd */
+	size_t body_size, body_capacity;
+
+	bool begun;             /* its head is whole: on_done is owed */
+	bool refused;           /* the layer answers, no handler runs */
+	bool running;           /* the handler has not returned */
+	bool attached;          /* the protocol still has it */
+	bool sent;              /* the whole answer was handed to the kernel */
+	const ctx_error *cause; /* why the context was cancelled before the answer was sent */
+	http_response response;
+
+	/* h1.c's own. */
+	struct MHD_Connection *mhd;
+	int h1_state;
+	bool suspended; /* MHD has the connection on its list of suspended ones */
+
+	http_request *next; /* on the worker's list of spare ones */
+	arena arena;
+	char memory[1536]; /* the arena's first piece */
+};
+
+/* A request whose first line has come. The protocol owns one reference. NULL: out of memory. */
+http_request *request_new(conn *c, const transport *t, const char *target);
+void request_unref(http_request *request);
+void request_free_spare(worker *w);
+
+/* A field of its head; copied. False: out of memory. */
+bool request_add_field(http_request *request, const char *name, size_t name_size, const char *value,
+                       size_t value_size);
+
+/* The head is whole: finds the route, or a reason to refuse. False: out of memory, nothing has begun. */
+bool request_begin(http_request *request, const char *method);
+
+/* Refuses it: answered by the layer with a problem of this status, without a handler. The first refusal counts. */
+void request_refuse(http_request *request, int status, const char *detail);
+
+/* Appends to the body. False: too much, or out of memory; the request was refused and keeps nothing. */
+bool request_body(http_request *request, const char *data, size_t size);
+
+/* The request is whole: answers it, by its handler or the refusal. */
+void request_run(http_request *request);
+
+/* Hands the response, or a stream's head, to the protocol, if that still has the request. */
+void request_answer(http_request *request);
+
+/* The client does not want the answer any more. Idempotent. */
+void request_cancel(http_request *request, const ctx_error *cause);
+
+/*
+ * The protocol is through with the request, having handed the whole answer to the kernel (sent) or not. The
+ * transport will not be called again. Gives the protocol's reference back.
+ */
+void request_detach(http_request *request, bool sent);
+
+/* ---- hangup.c ---------------------------------------------------------------------------------------- */
+
+enum { CONN_MAGIC = 0x636f6e6e };
+
+/* What a connection's protocol must react to. */
+typedef struct protocol {
+	void (*hangup)(conn *c); /* the client has left: conn->gone is set. Called once */
+	void (*drain)(conn *c);  /* no more requests after those that have begun: close if there are none */
+} protocol;
+
+struct conn {
+	uint32_t magic;
+	unsigned references; /* the protocol, the watch's handle, each request */
+	worker *worker;
+	const protocol *protocol;
+	conn *next, *previous; /* on the worker's list, while the socket is open */
+	int fd;
+	bool gone;   /* the client has left, seen or not yet acted upon; never unset */
+	bool kicked; /* we have shut the socket down */
+	bool watched;
+	uv_poll_t watch;
+	http_request *request; /* h1: the one that has begun and is not over */
+	char peer[64];
+};
+
+/* A connection with one reference, the caller's. NULL with errno. */
+conn *conn_new(worker *w, int fd, const struct sockaddr *address);
+conn *conn_ref(conn *c);
+void conn_unref(conn *c);
+
+/* Watches for the client's leaving, until conn_closing. 0, or -1 with errno. */
+int conn_watch(conn *c);
+
+/* Shuts the socket down, once: the protocol will notice and close it. */
+void conn_kick(conn *c);
+
+/* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
+void conn_closing(conn *c);
+
+/* ---- h1.c -------------------------------------------------------------------------------------------- */
+
+/* HTTP/1.1 on a worker's loop, before it runs. NULL with errno. */
+h1 *h1_new(worker *w);
+/* Takes over an accepted, non-blocking socket; it is h1's in any case. */
+void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size);
+/* When no connection is left: closes the handles, and frees what it has when libuv lets it. */
+void h1_stop(h1 *h);
+
+/* ---- server.c ---------------------------------------------------------------------------------------- */
+
+/* One worker's watch of one listener. */
+typedef struct acceptor {
+	uv_poll_t poll;
+	worker *worker;
+	const listener *listener;
+} acceptor;
+
+struct worker {
+	http_server *server;
+	pthread_t thread;
+	loop *loop;
+	h1 *h1;
+	ctx *base; /* parent of its requests' contexts */
+	acceptor *acceptors;
+	uv_timer_t accept_again; /* after the process ran out of file descriptors */
+	conn *conns;
+	size_t conn_count;
+	http_request *spare; /* requests to be used again */
+	size_t spare_count;
+	loop_task drain, cut; /* posted by http_serve */
+	loop_exit on_exit;
+	bool accepting, draining, idle;
+};
+
+enum server_state { SERVER_NEW, SERVER_SERVING, SERVER_DRAINING, SERVER_STOPPED };
+
+struct http_server {
+	http_server_options options; /* defaults filled in */
+	router router;
+	listener *listeners;
+	size_t listener_count;
+	worker *workers;
+	size_t worker_count;
+	ctx *abort;           /* cancelled by http_server_abort */
+	pthread_mutex_t lock; /* guards state, and the workers' loops against stats while they come and go */
+	enum server_state state;
+	wait_event workers_idle;
+	atomic_size_t workers_busy; /* whose connections are not all closed, in a drain */
+
+	atomic_size_t connections, requests;
+	atomic_uint_fast64_t connections_total, connections_refused, requests_total, disconnects_total;
+};
+
+/* The connection count fell; in a drain the last one ends the worker. */
+void worker_conn_closed(worker *w);
+
+#endif

@@ -1,0 +1,174 @@
+/*
+ * Addresses: from their text to a listening socket, and back.
+ */
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "http_priv.h"
+
+enum { BACKLOG = 4096 }; /* the kernel caps it at net.core.somaxconn */
+
+static int listen_on(const struct sockaddr *address, socklen_t size)
+{
+	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	int on = 1, off = 0;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (address->sa_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+	if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0)
+		return fd;
+	int error = errno;
+	close(fd);
+	errno = error;
+	return -1;
+}
+
+/* ---- unix:/path -------------------------------------------------------------------------------------- */
+
+/* Removes a socket that nobody listens on any more: what a server that died has left behind. */
+static void remove_stale(const struct sockaddr_un *un)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (connect(fd, (const struct sockaddr *)un, sizeof(*un)) != 0 && errno == ECONNREFUSED)
+		unlink(un->sun_path);
+	close(fd);
+}
+
+static int listen_unix(const char *path)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	if (*path == '\0' || strlen(path) >= sizeof(un.sun_path)) {
+		errno = *path ? ENAMETOOLONG : EINVAL;
+		return -1;
+	}
+	strcpy(un.sun_path, path);
+	remove_stale(&un);
+	return listen_on((const struct sockaddr *)&un, sizeof(un));
+}
+
+/* ---- host:port --------------------------------------------------------------------------------------- */
+
+/* "host:port", "[v6]:port" or ":port" into its two parts; host has room for the whole. False: malformed. */
+static bool split_address(const char *address, char *host, const char **port)
+{
+	const char *colon = strrchr(address, ':');
+	if (!colon || colon[1] == '\0')
+		return false;
+	size_t size = (size_t)(colon - address);
+	bool brackets = size >= 2 && address[0] == '[' && colon[-1] == ']';
+	if (brackets)
+		address++, size -= 2;
+	else if (memchr(address, ':', size))
+		return false;
+	memcpy(host, address, size);
+	host[size] = '\0';
+	*port = colon + 1;
+	return true;
+}
+
+static int listen_all(const char *port)
+{
+	char *end;
+	unsigned long number = strtoul(port, &end, 10);
+	if (*end || number > 65535) {
+		errno = EINVAL;
+		return -1;
+	}
+	/* One socket for both families, unless the machine has no IPv6. */
+	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)number)};
+	int fd = listen_on((const struct sockaddr *)&in6, sizeof(in6));
+	if (fd >= 0 || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
+		return fd;
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
+	return listen_on((const struct sockaddr *)&in, sizeof(in));
+}
+
+/* The first of the host's addresses that works, IPv4 before IPv6 as Go has it. */
+static int listen_host(const char *host, const char *port)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+	struct addrinfo *found;
+	int error = getaddrinfo(host, port, &hints, &found);
+	if (error) {
+		errno = error == EAI_SYSTEM ? errno : error == EAI_MEMORY ? ENOMEM : EINVAL;
+		return -1;
+	}
+	int fd = -1;
+	for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
+		if (a->ai_family == AF_INET)
+			fd = listen_on(a->ai_addr, a->ai_addrlen);
+	for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
+		if (a->ai_family == AF_INET6)
+			fd = listen_on(a->ai_addr, a->ai_addrlen);
+	freeaddrinfo(found);
+	return fd;
+}
+
+static int listen_tcp(const char *address)
+{
+	char *host = malloc(strlen(address) + 1);
+	if (!host)
+		return -1;
+	const char *port;
+	int fd = -1;
+	if (!split_address(address, host, &port))
+		errno = EINVAL;
+	else
+		fd = *host ? listen_host(host, port) : listen_all(port);
+	free(host);
+	return fd;
+}
+
+/* ---- Both -------------------------------------------------------------------------------------------- */
+
+void address_text(const struct sockaddr *address, char *text, size_t size)
+{
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+	socklen_t length =
+		address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+	if (address->sa_family == AF_UNIX || getnameinfo(address, length, host, sizeof(host), port,
+	                                                 sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		snprintf(text, size, "unix");
+	else
+		snprintf(text, size, address->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+int address_listen(const char *address, listener *made, char *bound, size_t bound_size)
+{
+	bool unix_socket = strncmp(address, "unix:", 5) == 0;
+	char *path = unix_socket ? strdup(address + 5) : NULL;
+	if (unix_socket && !path)
+		return -1;
+	int fd = unix_socket ? listen_unix(path) : listen_tcp(address);
+	if (fd < 0) {
+		free(path);
+		return -1;
+	}
+	struct sockaddr_storage actual = {0};
+	socklen_t size = sizeof(actual);
+	if (bound && unix_socket)
+		snprintf(bound, bound_size, "%s", address);
+	else if (bound && getsockname(fd, (struct sockaddr *)&actual, &size) == 0)
+		address_text((struct sockaddr *)&actual, bound, bound_size);
+	*made = (listener){.fd = fd, .unix_path = path};
+	return 0;
+}
+
+void listener_close(listener *l)
+{
+	if (l->fd < 0)
+		return;
+	if (l->unix_path)
+		unlink(l->unix_path);
+	close(l->fd);
+	free(l->unix_path);
+	*l = (listener){.fd = -1};
+}

@@ -1,0 +1,476 @@
+/*
+ * The server: workers that accept, and the drain.
+ *
+ *	     http_serve         its context is done        drain timeout, or http_server_abort
+ *	NEW ───────────► SERVING ─────────────────► DRAINING ──────────────────► (cut)
+ *	                                               │ the last connection is closed │
+ *	                                               └──────────► STOPPED ◄──────────┘
+ *
+ * Each worker is a thread with a loop. All workers watch all listening sockets; whoever is awake first gets
+ * the connection, which then stays with its worker. http_serve itself runs on the caller's thread and only
+ * waits: for its context, for the workers to run out of connections, for the drain timeout.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "http_priv.h"
+
+enum {
+	ACCEPTS_MAX = 64,   /* of one worker in one turn, so that its requests get theirs */
+	ACCEPT_PAUSE = 100, /* milliseconds, when there are no descriptors left */
+	CONNECTIONS_DEFAULT = 10000,
+	BODY_SIZE_DEFAULT = 1024 * 1024,
+	STACKS_KEPT = 512,
+	KEEPALIVE_IDLE = 15,    /* seconds of silence after which the kernel asks whether the peer is there */
+	KEEPALIVE_INTERVAL = 5, /* seconds between its questions */
+	KEEPALIVE_PROBES = 3,   /* unanswered ones that mean it is not */
+	USER_TIMEOUT = 30 * 1000, /* milliseconds that what we sent may stay unacknowledged */
+};
+
+static const int64_t CUT_GRACE = CTX_SECOND; /* for handlers, cancelled at the drain timeout, to answer */
+
+void http_misuse(const char *call, const char *why)
+{
+	fprintf(stderr, "tether: %s: %s\n", call, why);
+	abort();
+}
+
+/* ---- Making a server --------------------------------------------------------------------------------- */
+
+static void fill_defaults(http_server_options *options)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (options->workers == 0)
+		options->workers = cpus >= 4 ? (size_t)cpus / 2 : 1;
+	if (options->connections == 0)
+		options->connections = CONNECTIONS_DEFAULT;
+	if (options->body_size == 0)
+		options->body_size = BODY_SIZE_DEFAULT;
+	if (options->header_timeout == 0)
+		options->header_timeout = 10 * CTX_SECOND;
+	if (options->body_timeout == 0)
+		options->body_timeout = 30 * CTX_SECOND;
+	if (options->write_timeout == 0)
+		options->write_timeout = 30 * CTX_SECOND;
+	if (options->idle_timeout == 0)
+		options->idle_timeout = 60 * CTX_SECOND;
+	if (options->drain_timeout == 0)
+		options->drain_timeout = 10 * CTX_SECOND;
+}
+
+http_server *http_server_new(const http_server_options *options)
+{
+	http_server *server = calloc(1, sizeof(*server));
+	if (!server)
+		return NULL;
+	server->abort = ctx_with_cancel(ctx_background());
+	if (!server->abort) {
+		free(server);
+		return NULL;
+	}
+	if (options)
+		server->options = *options;
+	fill_defaults(&server->options);
+	pthread_mutex_init(&server->lock, NULL);
+	return server;
+}
+
+void http_server_free(http_server *server)
+{
+	if (!server)
+		return;
+	if (server->state == SERVER_SERVING || server->state == SERVER_DRAINING)
+		http_misuse("http_server_free", "called while the server serves");
+	for (size_t i = 0; i < server->listener_count; i++)
+		listener_close(&server->listeners[i]);
+	free(server->listeners);
+	router_free(&server->router);
+	ctx_release(server->abort);
+	pthread_mutex_destroy(&server->lock);
+	free(server);
+}
+
+int http_handle(http_server *server, const char *pattern, http_handler *handler, void *data)
+{
+	if (server->state != SERVER_NEW)
+		http_misuse("http_handle", "called after http_serve");
+	return router_add(&server->router, pattern, handler, data);
+}
+
+int http_listen(http_server *server, const char *address, char *bound, size_t bound_size)
+{
+	if (server->state != SERVER_NEW)
+		http_misuse("http_listen", "called after http_serve");
+	listener *more = realloc(server->listeners, (server->listener_count + 1) * sizeof(*more));
+	if (!more)
+		return -1;
+	server->listeners = more;
+	if (address_listen(address, &more[server->listener_count], bound, bound_size) != 0)
+		return -1;
+	server->listener_count++;
+	return 0;
+}
+
+/* ---- Accepting --------------------------------------------------------------------------------------- */
+
+static void set_options(int fd, const struct sockaddr *address)
+{
+	static const struct {
+		int level, option, value;
+	} options[] = {
+		{IPPROTO_TCP, TCP_NODELAY, 1},
+		{SOL_SOCKET, SO_KEEPALIVE, 1},
+		{IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE},
+		{IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL},
+		{IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
+		{IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT},
+	};
+	if (address->sa_family == AF_UNIX)
+		return;
+	for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++)
+		setsockopt(fd, options[i].level, options[i].option, &options[i].value, sizeof(int));
+}
+
+/* Says why, and closes. The client may not have sent anything yet; what it sends is not waited for. */
+static void refuse(http_server *server, int fd)
+{
+	static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
+				     "Content-Length: 0\r\n"
+				     "Retry-After: 1\r\n"
+				     "Connection: close\r\n\r\n";
+	atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
+	if (send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
+		shutdown(fd, SHUT_WR);
+	close(fd);
+}
+
+static void took(worker *w, int fd, const struct sockaddr *address, socklen_t size)
+{
+	http_server *server = w->server;
+	atomic_fetch_add_explicit(&server->connections_total, 1, memory_order_relaxed);
+	if (atomic_load_explicit(&server->connections, memory_order_relaxed) >= server->options.connections) {
+		refuse(server, fd);
+		return;
+	}
+	set_options(fd, address);
+	h1_accept(w->h1, fd, address, size);
+}
+
+/* Accepts what waits: true if there may be more. */
+static bool accept_some(worker *w, const listener *from)
+{
+	for (int i = 0; i < ACCEPTS_MAX; i++) {
+		struct sockaddr_storage address = {0};
+		socklen_t size = sizeof(address);
+		int fd = accept4(from->fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd >= 0) {
+			took(w, fd, (struct sockaddr *)&address, size);
+			continue;
+		}
+		if (errno == ECONNABORTED || errno == EINTR)
+			continue;
+		return false;
+	}
+	return true;
+}
+
+static void start_accepting(worker *w);
+
+static void accept_again(uv_timer_t *timer)
+{
+	start_accepting(container_of(timer, worker, accept_again));
+}
+
+static void pause_accepting(worker *w)
+{
+	for (size_t i = 0; i < w->server->listener_count; i++)
+		uv_poll_stop(&w->acceptors[i].poll);
+}
+
+static void on_connection_waiting(uv_poll_t *poll, int status, int events)
+{
+	acceptor *a = container_of(poll, acceptor, poll);
+	(void)status, (void)events;
+	if (accept_some(a->worker, a->listener) || errno == EAGAIN || errno == EWOULDBLOCK)
+		return;
+	/* No descriptors or memory left. The socket stays readable: without a pause this would be all we do. */
+	pause_accepting(a->worker);
+	uv_timer_start(&a->worker->accept_again, accept_again, ACCEPT_PAUSE, 0);
+}
+
+static void start_accepting(worker *w)
+{
+	for (size_t i = 0; i < w->server->listener_count; i++)
+		uv_poll_start(&w->acceptors[i].poll, UV_READABLE, on_connection_waiting);
+}
+
+/* ---- The end of a worker ----------------------------------------------------------------------------- */
+
+/* In a drain, with no connection left, there is nothing more to come. */
+static void stop_if_idle(worker *w)
+{
+	if (!w->draining || w->idle || w->conns)
+		return;
+	w->idle = true;
+	loop_stop(w->loop);
+	if (atomic_fetch_sub(&w->server->workers_busy, 1) == 1)
+		wait_event_set(&w->server->workers_idle);
+}
+
+void worker_conn_closed(worker *w)
+{
+	stop_if_idle(w);
+}
+
+static void drain_conns(worker *w)
+{
+	conn *next;
+	for (conn *c = w->conns; c; c = next) {
+		next = c->next;
+		c->protocol->drain(c);
+	}
+}
+
+/* On the worker's loop. What waits in the kernel has been accepted on its client's behalf: it is served. */
+static void drain_worker(loop_task *task)
+{
+	worker *w = container_of(task, worker, drain);
+	pause_accepting(w);
+	uv_timer_stop(&w->accept_again);
+	for (size_t i = 0; i < w->server->listener_count; i++)
+		while (accept_some(w, &w->server->listeners[i]))
+			;
+	w->draining = true;
+	drain_conns(w);
+	stop_if_idle(w);
+}
+
+/* On the worker's loop: the patience is at its end. */
+static void cut_worker(loop_task *task)
+{
+	worker *w = container_of(task, worker, cut);
+	for (conn *c = w->conns; c; c = c->next)
+		conn_kick(c);
+}
+
+/* Closes the handles, on the loop's thread, or before the loop has run. */
+static void close_handles(worker *w)
+{
+	for (size_t i = 0; i < w->server->listener_count; i++)
+		uv_close((uv_handle_t *)&w->acceptors[i].poll, NULL);
+	uv_close((uv_handle_t *)&w->accept_again, NULL);
+	h1_stop(w->h1);
+	w->h1 = NULL;
+}
+
+static void loop_ends(loop_exit *hook, loop *l)
+{
+	(void)l;
+	close_handles(container_of(hook, worker, on_exit));
+}
+
+/* ---- The workers ------------------------------------------------------------------------------------- */
+
+static int worker_init(worker *w, http_server *server, ctx *base)
+{
+	w->server = server;
+	w->drain.fn = drain_worker;
+	w->cut.fn = cut_worker;
+	w->on_exit.fn = loop_ends;
+	w->acceptors = calloc(server->listener_count + 1, sizeof(*w->acceptors));
+	w->base = ctx_with_cancel(base);
+	w->loop = w->acceptors && w->base ? loop_new(&(loop_options){.stacks_kept = STACKS_KEPT}) : NULL;
+	w->h1 = w->loop ? h1_new(w) : NULL;
+	if (!w->h1)
+		return -1;
+	uv_timer_init(loop_uv(w->loop), &w->accept_again);
+	for (size_t i = 0; i < server->listener_count; i++) {
+		w->acceptors[i].worker = w;
+		w->acceptors[i].listener = &server->listeners[i];
+		uv_poll_init(loop_uv(w->loop), &w->acceptors[i].poll, server->listeners[i].fd);
+	}
+	start_accepting(w);
+	loop_exit_add(w->loop, &w->on_exit);
+	return 0;
+}
+
+/* Of a worker that has ended, or never run. */
+static void worker_destroy(worker *w)
+{
+	if (w->h1 && loop_exit_remove(w->loop, &w->on_exit))
+		close_handles(w);
+	loop_free(w->loop);
+	request_free_spare(w);
+	ctx_release(w->base);
+	free(w->acceptors);
+}
+
+static void *worker_main(void *arg)
+{
+	worker *w = arg;
+	loop_run(w->loop);
+	return NULL;
+}
+
+/* Signals are for the program's own threads. */
+static int start_thread(worker *w)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&w->thread, NULL, worker_main, w);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	errno = error;
+	return error ? -1 : 0;
+}
+
+static void post_to_all(http_server *server, size_t count, bool cut)
+{
+	for (size_t i = 0; i < count; i++)
+		loop_post_task(server->workers[i].loop,
+		               cut ? &server->workers[i].cut : &server->workers[i].drain);
+}
+
+/* Joins the first so many, and frees all. */
+static void join_workers(http_server *server, size_t running)
+{
+	for (size_t i = 0; i < running; i++)
+		pthread_join(server->workers[i].thread, NULL);
+	pthread_mutex_lock(&server->lock);
+	for (size_t i = 0; i < server->worker_count; i++)
+		worker_destroy(&server->workers[i]);
+	free(server->workers);
+	server->workers = NULL;
+	server->worker_count = 0;
+	pthread_mutex_unlock(&server->lock);
+}
+
+static int start_workers(http_server *server, ctx *base)
+{
+	size_t count = server->options.workers, running = 0;
+	worker *workers = calloc(count, sizeof(*workers));
+	if (!workers)
+		return -1;
+	pthread_mutex_lock(&server->lock);
+	server->workers = workers;
+	int result = 0;
+	while (server->worker_count < count && result == 0)
+		result = worker_init(&workers[server->worker_count++], server, base);
+	pthread_mutex_unlock(&server->lock);
+	atomic_store(&server->workers_busy, count);
+	while (running < count && result == 0)
+		if ((result = start_thread(&workers[running])) == 0)
+			running++;
+	if (result == 0)
+		return 0;
+	int error = errno;
+	post_to_all(server, running, false);
+	join_workers(server, running);
+	errno = error;
+	return -1;
+}
+
+/* ---- Serving and draining ---------------------------------------------------------------------------- */
+
+static bool enter(http_server *server, enum server_state from, enum server_state to)
+{
+	pthread_mutex_lock(&server->lock);
+	bool entered = server->state == from;
+	if (entered)
+		server->state = to;
+	pthread_mutex_unlock(&server->lock);
+	return entered;
+}
+
+/* True: all connections are closed. */
+static bool wait_for_idle(http_server *server, ctx *patience, int64_t timeout)
+{
+	ctx_auto *limit = ctx_with_timeout(patience, timeout);
+	return limit && wait_event_wait(limit, &server->workers_idle) == 0;
+}
+
+static void drain(http_server *server, ctx *base)
+{
+	enter(server, SERVER_SERVING, SERVER_DRAINING);
+	post_to_all(server, server->worker_count, false);
+	if (!wait_for_idle(server, server->abort, server->options.drain_timeout)) {
+		ctx_cancel_cause(base, &HTTP_SERVER_SHUTDOWN);
+		if (!wait_for_idle(server, ctx_background(), CUT_GRACE)) {
+			post_to_all(server, server->worker_count, true);
+			wait_event_wait(NULL, &server->workers_idle);
+		}
+	}
+	join_workers(server, server->worker_count);
+	for (size_t i = 0; i < server->listener_count; i++)
+		listener_close(&server->listeners[i]);
+	enter(server, SERVER_DRAINING, SERVER_STOPPED);
+}
+
+struct abort_hook {
+	ctx_hook hook;
+	ctx *serving;
+};
+
+static void on_abort(ctx_hook *hook)
+{
+	ctx_cancel(container_of(hook, struct abort_hook, hook)->serving);
+}
+
+int http_serve(http_server *server, ctx *c)
+{
+	if (loop_current())
+		http_misuse("http_serve", "called on a loop's thread, which it would block");
+	if (server->listener_count == 0 || !enter(server, SERVER_NEW, SERVER_SERVING)) {
+		errno = EINVAL;
+		return -1;
+	}
+	/* Requests have the values of c, but not its end: they may finish. */
+	ctx *values = ctx_without_cancel(c);
+	ctx *base = values ? ctx_with_cancel(values) : NULL;
+	ctx *serving = base ? ctx_with_cancel(c) : NULL;
+	int result = serving ? start_workers(server, base) : -1;
+	if (result == 0) {
+		struct abort_hook abort = {.serving = serving};
+		ctx_hook_add(server->abort, &abort.hook, on_abort);
+		ctx_wait(serving);
+		ctx_hook_remove(server->abort, &abort.hook);
+		drain(server, base);
+	} else {
+		enter(server, SERVER_SERVING, SERVER_NEW);
+	}
+	int error = errno;
+	ctx_release(serving);
+	ctx_release(base);
+	ctx_release(values);
+	errno = error;
+	return result;
+}
+
+void http_server_abort(http_server *server)
+{
+	ctx_cancel(server->abort);
+}
+
+void http_server_stats_get(const http_server *server, http_server_stats *stats)
+{
+	pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&server->lock;
+	pthread_mutex_lock(lock);
+	*stats = (http_server_stats){
+		.connections = atomic_load(&server->connections),
+		.requests = atomic_load(&server->requests),
+		.connections_total = atomic_load(&server->connections_total),
+		.connections_refused = atomic_load(&server->connections_refused),
+		.requests_total = atomic_load(&server->requests_total),
+		.disconnects_total = atomic_load(&server->disconnects_total),
+		.draining = server->state == SERVER_DRAINING,
+	};
+	for (size_t i = 0; i < server->worker_count; i++) {
+		stats->fibers += loop_fibers(server->workers[i].loop);
+		stats->stacks += loop_stacks(server->workers[i].loop);
+	}
+	pthread_mutex_unlock(lock);
+}
