@@ -61,7 +61,7 @@ CHOSEN       := $(if $(T),$(patsubst %.c,$(BUILD)/%,$(filter %.c,$(wildcard $(T:
 
 # --- Flags
 
-LIB_PACKAGES    := libmicrohttpd libnghttp2 libpq libuv gnutls
+LIB_PACKAGES    := libmicrohttpd libnghttp2 libpq libuv gnutls jansson
 SERVER_PACKAGES := jansson
 TEST_PACKAGES   := criterion libcurl jansson
 
