@@ -41,6 +41,26 @@ typedef struct waiter {
 static char set_marker;
 #define SET ((void *)&set_marker)
 
+static void waiter_init(waiter *w, fiber *f, wait_event *e)
+{
+	w->fiber = f;
+	w->event = e;
+	w->ctx_done = false;
+	if (f)
+		return;
+	w->woken = false;
+	pthread_mutex_init(&w->mutex, NULL);
+	pthread_cond_init(&w->cond, NULL);
+}
+
+static void waiter_destroy(waiter *w)
+{
+	if (w->fiber)
+		return;
+	pthread_cond_destroy(&w->cond);
+	pthread_mutex_destroy(&w->mutex);
+}
+
 static void waiter_wake(waiter *w)
 {
 	if (w->fiber) {
@@ -63,8 +83,6 @@ static void waiter_sleep(waiter *w)
 	while (!w->woken)
 		pthread_cond_wait(&w->cond, &w->mutex);
 	pthread_mutex_unlock(&w->mutex);
-	pthread_mutex_destroy(&w->mutex);
-	pthread_cond_destroy(&w->cond);
 }
 
 void wait_event_set(wait_event *e)
@@ -100,34 +118,36 @@ static int fail(int error)
 	return -1;
 }
 
+/* Lies down as the waiter of e. 0: set by now; -1: c was done first. */
+static int wait_as(waiter *w, ctx *c, wait_event *e)
+{
+	void *found = NULL;
+	if (!__atomic_compare_exchange_n(&e->state, &found, w, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		if (found != SET)
+			loop_misuse("wait_event_wait", "someone waits on this event already");
+		return 0;
+	}
+	if (c)
+		ctx_hook_add(c, &w->hook, waiter_ctx_done);
+	waiter_sleep(w);
+	if (c)
+		ctx_hook_remove(c, &w->hook);
+	return w->ctx_done ? -1 : 0;
+}
+
 int wait_event_wait(ctx *c, wait_event *e)
 {
-	waiter w;
-	w.fiber = loop_waiting_fiber("wait");
+	fiber *f = loop_waiting_fiber("wait_event_wait");
 	if (event_take(e))
 		return 0;
 	if (c && ctx_err(c))
 		return fail(ctx_err(c)->code);
-
-	w.event = e;
-	w.ctx_done = false;
-	if (!w.fiber) {
-		w.woken = false;
-		pthread_mutex_init(&w.mutex, NULL);
-		pthread_cond_init(&w.cond, NULL);
-	}
-	void *found = NULL;
-	if (__atomic_compare_exchange_n(&e->state, &found, &w, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-		if (c)
-			ctx_hook_add(c, &w.hook, waiter_ctx_done);
-		waiter_sleep(&w);
-		if (c)
-			ctx_hook_remove(c, &w.hook);
-		if (w.ctx_done)
-			return fail(ctx_err(c)->code);
-	} else if (found != SET) {
-		loop_misuse("wait_event_wait", "someone waits on this event already");
-	}
+	waiter w;
+	waiter_init(&w, f, e);
+	int outcome = wait_as(&w, c, e);
+	waiter_destroy(&w);
+	if (outcome != 0)
+		return fail(ctx_err(c)->code);
 	event_take(e);
 	return 0;
 }

@@ -1,0 +1,666 @@
+/*
+ * Loops themselves: what runs when (spawned fibers, tasks, turn and exit hooks), how wake-ups are coalesced, how a
+ * loop ends, and what a loop that is over, never ran or is used wrongly does.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "loops.h"
+#include "support.h"
+
+/* libuv wakes a loop by writing the 8 bytes of an eventfd, found here before libc's write. */
+static atomic_int wakeups;
+
+ssize_t write(int fd, const void *buffer, size_t size)
+{
+	if (size == 8)
+		atomic_fetch_add(&wakeups, 1);
+	return syscall(SYS_write, fd, buffer, size);
+}
+
+/* ---- What runs when ----------------------------------------------------------------------------------- */
+
+static char seen[64];
+
+static void see(void *arg)
+{
+	strcat(seen, arg);
+}
+
+static void set_event(void *arg)
+{
+	wait_event_set(arg);
+}
+
+static void see_and_yield(void *arg)
+{
+	wait_event others_ran = WAIT_EVENT_INIT;
+	see(arg);
+	loop_spawn(loop_current(), set_event, &others_ran);
+	wait_event_wait(NULL, &others_ran);
+	see(arg);
+}
+
+static void spawn_in_order(void *arg)
+{
+	(void)arg;
+	loop_spawn(loop_current(), see, "a");
+	loop_spawn(loop_current(), see, "b");
+	see("-");
+	loop_spawn(loop_current(), see, "c");
+}
+
+Test(loop_turns, spawned_fibers_run_soon_and_in_order, .timeout = 30)
+{
+	in_fiber(spawn_in_order, NULL);
+	cr_assert(eq(str, seen, "-abc"));
+}
+
+typedef struct lettered_task {
+	loop_task task;
+	char letter[2];
+} lettered_task;
+
+static void see_task(loop_task *task)
+{
+	see(((lettered_task *)task)->letter);
+	cr_expect_not(loop_on_fiber());
+	cr_expect_not_null(loop_current());
+}
+
+Test(loop_turns, tasks_and_calls_of_one_thread_run_in_order, .timeout = 30)
+{
+	lettered_task a = {{.fn = see_task}, "a"}, c = {{.fn = see_task}, "c"};
+	loop *l = loop_new(NULL);
+	loop_post_task(l, &a.task);
+	cr_assert(eq(int, loop_post(l, see, "b"), 0));
+	loop_post_task(l, &c.task);
+	cr_assert(eq(int, loop_spawn(l, see, "d"), 0));
+	cr_assert(eq(str, seen, ""), "nothing runs before the loop does");
+	loop_stop(l);
+	loop_run(l);
+	cr_assert(eq(str, seen, "abcd"), "and everything that was posted before the stop does");
+	loop_free(l);
+}
+
+static int started[2];
+
+static void start_two(void *arg)
+{
+	(void)arg;
+	started[0] = loop_start(loop_current(), see, "a");
+	see("1");
+	started[1] = loop_start(loop_current(), see_and_yield, "b");
+	see("2");
+	loop_stop(loop_current());
+}
+
+Test(loop_turns, start_runs_at_once_until_the_first_wait, .timeout = 30)
+{
+	loop *l = loop_new(NULL);
+	loop_post(l, start_two, NULL);
+	loop_run(l);
+	cr_assert(eq(str, seen, "a1b2b"));
+	cr_assert(eq(int, started[0], 1), "ended");
+	cr_assert(eq(int, started[1], 0), "parked");
+	loop_free(l);
+}
+
+static void repost(loop_task *task)
+{
+	static int left = 1000;
+	if (--left > 0)
+		loop_post_task(loop_current(), task);
+	else
+		loop_stop(loop_current());
+}
+
+Test(loop_turns, a_task_may_post_itself_anew, .timeout = 30)
+{
+	loop_task task = {.fn = repost};
+	loop *l = loop_new(NULL);
+	loop_post_task(l, &task);
+	loop_run(l);
+	loop_free(l);
+}
+
+/* Fibers that feed each other for ever: a timer of the same loop must get its turn all the same. */
+static bool shut_out;
+
+static void feed(void *arg)
+{
+	if (shut_out)
+		loop_spawn(loop_current(), feed, arg);
+}
+
+static void let_go(uv_timer_t *timer)
+{
+	shut_out = false;
+	uv_close((uv_handle_t *)timer, NULL);
+	loop_stop(loop_current());
+}
+
+Test(loop_turns, busy_fibers_do_not_shut_out_libuv, .timeout = 30)
+{
+	uv_timer_t timer;
+	loop *l = loop_new(NULL);
+	uv_timer_init(loop_uv(l), &timer);
+	uv_timer_start(&timer, let_go, 5, 0);
+	shut_out = true;
+	loop_spawn(l, feed, NULL);
+	loop_run(l);
+	cr_assert_not(shut_out);
+	loop_free(l);
+}
+
+/*
+ * A fiber made ready by libuv's timers (which run after the turn and before libuv blocks) must not wait for an
+ * event of something else: nothing else ever happens here.
+ */
+static wait_event by_timer = WAIT_EVENT_INIT;
+
+static void set_by_timer(uv_timer_t *timer)
+{
+	uv_close((uv_handle_t *)timer, NULL);
+	wait_event_set(&by_timer);
+}
+
+static void wait_for_timer(void *arg)
+{
+	uv_timer_init(loop_uv(loop_current()), arg);
+	uv_timer_start(arg, set_by_timer, 5, 0);
+	cr_expect(eq(int, wait_event_wait(NULL, &by_timer), 0));
+}
+
+Test(loop_turns, what_a_libuv_callback_makes_ready_runs_without_another_event, .timeout = 30)
+{
+	uv_timer_t timer;
+	in_fiber(wait_for_timer, &timer);
+}
+
+/* ---- Wake-ups ----------------------------------------------------------------------------------------- */
+
+enum { BURST = 1000 };
+
+typedef struct burst {
+	sem_t held, release;
+	atomic_int turns, done;
+} burst;
+
+static burst b;
+
+static void hold(void *arg)
+{
+	(void)arg;
+	sem_post(&b.held);
+	while (sem_wait(&b.release) != 0)
+		;
+}
+
+static void count_task(loop_task *task)
+{
+	(void)task;
+	b.done++;
+}
+
+static bool count_turn(loop_turn *turn)
+{
+	(void)turn;
+	if (b.done < BURST)
+		b.turns++;
+	return false;
+}
+
+static bool all_done(void *arg)
+{
+	return atomic_load((atomic_int *)arg) == BURST;
+}
+
+static void add_turn(void *arg)
+{
+	loop_turn_add(loop_current(), arg);
+}
+
+static void remove_turn(void *arg)
+{
+	loop_turn_remove(loop_current(), arg);
+}
+
+Test(loop_turns, a_burst_of_posts_is_one_wakeup_and_one_turn, .timeout = 60)
+{
+	static loop_task tasks[BURST];
+	loop_turn turn = {.fn = count_turn};
+	sem_init(&b.held, 0, 0);
+	sem_init(&b.release, 0, 0);
+	loop_thread *t = loop_thread_start(NULL);
+	loop *l = loop_thread_loop(t);
+	loop_post(l, add_turn, &turn);
+	loop_post(l, hold, NULL);
+	sem_wait(&b.held);
+
+	int before = atomic_load(&wakeups);
+	atomic_store(&b.turns, 0);
+	for (int i = 0; i < BURST; i++) {
+		tasks[i].fn = count_task;
+		loop_post_task(l, &tasks[i]);
+	}
+	cr_expect(eq(int, atomic_load(&wakeups) - before, 0), "an awake loop is not woken");
+	sem_post(&b.release);
+	cr_assert(eventually(all_done, &b.done, 20000));
+	cr_expect(le(int, atomic_load(&b.turns), 1), "all in one turn after the one that was held");
+	cr_expect(le(int, atomic_load(&wakeups) - before, 1));
+	loop_post(l, remove_turn, &turn);
+	loop_thread_stop(t);
+}
+
+/* One post at a time to a loop that may be falling asleep at that very moment: none may be left lying. */
+static void answer(loop_task *task)
+{
+	(void)task;
+	sem_post(&b.held);
+}
+
+Test(loop_turns, no_wakeup_is_lost, .timeout = 120)
+{
+	loop_task task = {.fn = answer};
+	sem_init(&b.held, 0, 0);
+	loop_thread *t = loop_thread_start(NULL);
+	for (int i = 0; i < 30000; i++) {
+		loop_post_task(loop_thread_loop(t), &task);
+		while (sem_wait(&b.held) != 0)
+			;
+	}
+	loop_thread_stop(t);
+}
+
+enum { POSTERS = 4, POSTS = 20000 };
+
+typedef struct numbered_task {
+	loop_task task;
+	int poster, number;
+} numbered_task;
+
+static int next_of[POSTERS];
+static atomic_int out_of_order;
+
+static void check_number(loop_task *task)
+{
+	numbered_task *numbered = (numbered_task *)task;
+	if (next_of[numbered->poster]++ != numbered->number)
+		atomic_fetch_add(&out_of_order, 1);
+	free(numbered);
+}
+
+typedef struct poster {
+	pthread_t thread;
+	loop *loop;
+	int number;
+} poster;
+
+static void *post_many(void *arg)
+{
+	poster *p = arg;
+	for (int i = 0; i < POSTS; i++) {
+		numbered_task *task = malloc(sizeof(*task));
+		*task = (numbered_task){{.fn = check_number}, p->number, i};
+		loop_post_task(p->loop, &task->task);
+	}
+	return NULL;
+}
+
+Test(loop_turns, posts_of_each_thread_stay_in_order, .timeout = 120)
+{
+	poster posters[POSTERS];
+	loop_thread *t = loop_thread_start(NULL);
+	for (int i = 0; i < POSTERS; i++) {
+		posters[i] = (poster){.loop = loop_thread_loop(t), .number = i};
+		pthread_create(&posters[i].thread, NULL, post_many, &posters[i]);
+	}
+	for (int i = 0; i < POSTERS; i++)
+		pthread_join(posters[i].thread, NULL);
+	loop_thread_stop(t); /* everything posted before the stop still runs */
+	cr_assert(eq(int, atomic_load(&out_of_order), 0));
+	for (int i = 0; i < POSTERS; i++)
+		cr_assert(eq(int, next_of[i], POSTS));
+}
+
+/* ---- Turn hooks --------------------------------------------------------------------------------------- */
+
+typedef struct counting_turn {
+	loop_turn turn;
+	int calls, again;
+	loop_turn *removes;
+} counting_turn;
+
+static bool count_call(loop_turn *turn)
+{
+	counting_turn *counting = (counting_turn *)turn;
+	counting->calls++;
+	if (counting->removes)
+		loop_turn_remove(loop_current(), counting->removes);
+	if (counting->calls == counting->again)
+		loop_stop(loop_current());
+	return counting->calls < counting->again;
+}
+
+Test(loop_turns, a_turn_hook_that_returns_true_gets_another_turn, .timeout = 30)
+{
+	counting_turn hook = {.turn.fn = count_call, .again = 1000};
+	loop *l = loop_new(NULL);
+	loop_turn_add(l, &hook.turn);
+	loop_run(l); /* blocks for ever if a turn is missing: no other event comes */
+	cr_assert(eq(int, hook.calls, 1000));
+	loop_free(l);
+}
+
+static bool after_ready(loop_turn *turn)
+{
+	(void)turn;
+	see("|");
+	return false;
+}
+
+static void see_thrice(void *arg)
+{
+	see(arg);
+	loop_spawn(loop_current(), see, "b");
+	loop_spawn(loop_current(), see, "c");
+}
+
+Test(loop_turns, a_turn_hook_runs_after_all_that_was_ready, .timeout = 30)
+{
+	loop_turn hook = {.fn = after_ready};
+	loop *l = loop_new(NULL);
+	loop_turn_add(l, &hook);
+	loop_spawn(l, see_thrice, "a");
+	loop_stop(l);
+	loop_run(l);
+	cr_assert(eq(int, strncmp(seen, "a|bc|", 5), 0), "%s", seen);
+	loop_free(l);
+}
+
+Test(loop_turns, turn_hooks_may_remove_themselves_and_each_other, .timeout = 30)
+{
+	counting_turn hooks[3];
+	loop *l = loop_new(NULL);
+	for (int i = 0; i < 3; i++) {
+		hooks[i] = (counting_turn){.turn.fn = count_call};
+		loop_turn_add(l, &hooks[i].turn);
+	}
+	hooks[0].removes = &hooks[0].turn;
+	hooks[1].removes = &hooks[1].turn;
+	hooks[2].removes = &hooks[2].turn;
+	counting_turn last = {.turn.fn = count_call, .again = 3};
+	loop_turn_add(l, &last.turn);
+	loop_run(l);
+	cr_expect(eq(int, last.calls, 3));
+	for (int i = 0; i < 3; i++)
+		cr_expect(eq(int, hooks[i].calls, 1));
+	loop_free(l);
+
+	/* Removing the one that would have come next. */
+	l = loop_new(NULL);
+	for (int i = 0; i < 2; i++) {
+		hooks[i] = (counting_turn){.turn.fn = count_call};
+		loop_turn_add(l, &hooks[i].turn);
+	}
+	hooks[0].removes = &hooks[1].turn;
+	hooks[0].again = 1;
+	loop_turn_remove(l, &hooks[0].turn);
+	loop_turn_add(l, &hooks[0].turn);
+	loop_run(l);
+	cr_expect(eq(int, hooks[0].calls, 1));
+	cr_expect(eq(int, hooks[1].calls, 0));
+	loop_free(l);
+}
+
+/* ---- The end ------------------------------------------------------------------------------------------ */
+
+typedef struct lettered_exit {
+	loop_exit hook;
+	char letter[2];
+	uv_timer_t timer;
+} lettered_exit;
+
+static void see_closed(uv_handle_t *handle)
+{
+	see(((lettered_exit *)handle->data)->letter);
+}
+
+static void see_exit(loop_exit *hook, loop *l)
+{
+	lettered_exit *lettered = (lettered_exit *)hook;
+	cr_expect(eq(ptr, l, loop_current()));
+	cr_expect(eq(sz, loop_fibers(l), 0));
+	see(lettered->letter);
+	lettered->timer.data = lettered;
+	uv_timer_init(loop_uv(l), &lettered->timer);
+	uv_close((uv_handle_t *)&lettered->timer, see_closed);
+	loop_spawn(l, see_and_yield, ".");
+}
+
+Test(loop_turns, exit_hooks_run_last_and_what_they_begin_is_ended, .timeout = 30)
+{
+	lettered_exit a = {{.fn = see_exit}, "a", {0}}, c = {{.fn = see_exit}, "c", {0}},
+		      d = {{.fn = see_exit}, "d", {0}};
+	loop *l = loop_new(NULL);
+	loop_exit_add(l, &a.hook);
+	loop_exit_add(l, &d.hook);
+	loop_exit_add(l, &c.hook);
+	cr_assert(loop_exit_remove(l, &d.hook));
+	cr_assert_not(loop_exit_remove(l, &d.hook));
+	loop_spawn(l, see_and_yield, "x");
+	loop_stop(l);
+	loop_run(l);
+	cr_assert_not(loop_exit_remove(l, &a.hook), "it has run");
+	cr_assert(eq(int, strncmp(seen, "xxc", 3), 0), "%s", seen);
+	cr_assert(eq(sz, strlen(seen), 10), "%s", seen);
+	cr_assert_not_null(strstr(seen + 3, "c"), "closed before loop_run returned");
+	cr_assert(lt(ptr, (void *)strrchr(seen, 'c'), (void *)strchr(seen, 'a')), "and before the next hook");
+	loop_free(l);
+}
+
+static void end_late(void *arg)
+{
+	wait_event_wait(NULL, arg);
+	see("b");
+}
+
+static bool loop_waits(void *arg)
+{
+	return loop_fibers(arg) == 1;
+}
+
+Test(loop_turns, stop_waits_for_the_last_fiber, .timeout = 30)
+{
+	wait_event go = WAIT_EVENT_INIT;
+	loop_thread *t = loop_thread_start(NULL);
+	loop *l = loop_thread_loop(t);
+	loop_spawn(l, end_late, &go);
+	loop_stop(l);
+	loop_stop(l);
+	loop_post(l, see, "a");
+	cr_assert(eventually(loop_waits, l, 20000));
+	wait_event_set(&go);
+	loop_thread_stop(t);
+	cr_assert(eq(str, seen, "ab"), "and posts are taken meanwhile");
+}
+
+Test(loop_turns, a_loop_that_is_over_takes_nothing, .timeout = 30)
+{
+	lettered_task task = {{.fn = see_task}, "a"};
+	loop *l = loop_new(NULL);
+	loop_stop(l);
+	loop_run(l);
+	cr_assert(eq(int, loop_spawn(l, see, "b"), -1));
+	cr_assert(eq(int, errno, ECANCELED));
+	cr_assert(eq(int, loop_post(l, see, "c"), -1));
+	cr_assert(eq(int, errno, ECANCELED));
+	loop_post_task(l, &task.task);
+	cr_assert(eq(sz, loop_fibers(l), 0));
+	loop_free(l);
+	cr_assert(eq(str, seen, ""));
+}
+
+Test(loop_turns, a_loop_that_never_ran_is_freed_with_what_was_posted, .timeout = 30)
+{
+	lettered_task task = {{.fn = see_task}, "a"};
+	loop *l = loop_new(NULL);
+	loop_spawn(l, see, "b");
+	loop_post(l, see, "c");
+	loop_post_task(l, &task.task);
+	loop_free(l);
+	loop_free(NULL);
+	cr_assert(eq(str, seen, ""));
+}
+
+/*
+ * loop_free right behind the wake-up that let the last fiber end: the waking thread may still be on its way out
+ * of the loop when the loop is done with everything.
+ */
+static void *set_from_thread(void *arg)
+{
+	wait_event_set(arg);
+	return NULL;
+}
+
+Test(loop_turns, freed_behind_the_last_wakeup, .timeout = 120)
+{
+	for (int i = 0; i < 2000; i++) {
+		wait_event go = WAIT_EVENT_INIT;
+		pthread_t setter;
+		loop *l = loop_new(NULL);
+		loop_spawn(l, end_late, &go);
+		loop_stop(l);
+		pthread_create(&setter, NULL, set_from_thread, &go);
+		loop_run(l);
+		loop_free(l);
+		pthread_join(setter, NULL);
+		seen[0] = '\0';
+	}
+}
+
+static void current_is(void *arg)
+{
+	cr_expect(eq(ptr, loop_current(), *(loop **)arg));
+	cr_expect(loop_on_fiber());
+	cr_expect(eq(sz, loop_fibers(loop_current()), 1));
+	loop_stop(loop_current());
+}
+
+Test(loop_turns, current, .timeout = 30)
+{
+	cr_assert_null(loop_current());
+	cr_assert_not(loop_on_fiber());
+	loop *l = loop_new(NULL);
+	loop_spawn(l, current_is, &l);
+	loop_run(l);
+	cr_assert_null(loop_current());
+	loop_free(l);
+}
+
+/*
+ * Of a loop that could not be made nothing is left but what libuv 1.44 forgets itself: uv_loop_init, when it
+ * fails after epoll_create, does not close that.
+ */
+static int open_descriptors(void)
+{
+	int count = 0;
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+Test(loop_turns, no_descriptors_left_is_an_error, .timeout = 30)
+{
+	struct rlimit limit;
+	getrlimit(RLIMIT_NOFILE, &limit);
+	loop_free(loop_new(NULL)); /* libuv's first loop of a process opens a pipe, and aborts if it cannot */
+	int next = dup(0);
+	close(next);
+	int before = open_descriptors();
+	int made = 0, failed = 0;
+	for (int room = 0; room < 12; room++) {
+		struct rlimit tight = {(rlim_t)(next + room), limit.rlim_max};
+		setrlimit(RLIMIT_NOFILE, &tight);
+		errno = 0;
+		loop *l = loop_new(NULL);
+		cr_expect(l || errno == EMFILE, "with %d descriptors: errno %d", room, errno);
+		*(l ? &made : &failed) += 1;
+		loop_free(l);
+		setrlimit(RLIMIT_NOFILE, &limit);
+		cr_expect(le(int, open_descriptors(), before + (l ? 0 : 1)));
+		close(next);
+	}
+	cr_expect(gt(int, made, 0));
+	cr_expect(gt(int, failed, 0));
+}
+
+/* ---- Wrong uses, each an end with a message ------------------------------------------------------------ */
+
+static void wait_on_loop(void *arg)
+{
+	(void)arg;
+	wait_done(ctx_background());
+}
+
+Test(loop_turns, waiting_on_the_loops_own_stack_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	loop *l = loop_new(NULL);
+	loop_post(l, wait_on_loop, NULL);
+	loop_run(l);
+}
+
+static void start_inside(void *arg)
+{
+	loop_start(loop_current(), see, arg);
+}
+
+Test(loop_turns, start_inside_a_fiber_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	in_fiber(start_inside, "a");
+}
+
+Test(loop_turns, start_from_another_thread_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	loop_start(loop_new(NULL), see, "a");
+}
+
+static void run_again(void *arg)
+{
+	loop_run(arg);
+}
+
+Test(loop_turns, run_inside_a_loop_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	in_fiber(run_again, loop_new(NULL));
+}
+
+Test(loop_turns, run_twice_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	loop *l = loop_new(NULL);
+	loop_stop(l);
+	loop_run(l);
+	loop_run(l);
+}
+
+Test(loop_turns, a_libuv_handle_left_open_aborts, .signal = SIGABRT, .timeout = 30)
+{
+	uv_timer_t timer;
+	loop *l = loop_new(NULL);
+	uv_timer_init(loop_uv(l), &timer);
+	loop_stop(l);
+	loop_run(l);
+	loop_free(l);
+}
