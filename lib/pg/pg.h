@@ -43,14 +43,14 @@ typedef enum pg_error_kind {
 } pg_error_kind;
 
 /*
- * What went wrong. A context's error is never reported as anything else, and never hides a real error that
- * PostgreSQL had already sent. Belongs to the object that reported it and lives as long.
+ * What went wrong. A context's error is never reported as anything else, but for UNKNOWN in pg_commit, and never
+ * hides a real error that PostgreSQL had already sent. Belongs to the object that reported it and lives as long.
  */
 typedef struct pg_error {
 	pg_error_kind kind;
 	char sqlstate[6];       /* five characters from PostgreSQL, else "" */
 	bool settling;          /* a query was in flight: on_settled will be called for it */
-	const ctx_error *cause; /* ctx_cause() of the context for CANCELED and DEADLINE, else NULL */
+	const ctx_error *cause; /* ctx_cause() of the context, where its end is what went wrong; else NULL */
 	char constraint[64];    /* the constraint that a SERVER error violated, else "" */
 	char message[512];      /* one line in English, or PostgreSQL's own message; cut if longer */
 } pg_error;
@@ -82,9 +82,12 @@ typedef struct pg_pool_options {
 	int64_t settle_timeout;       /* a cancelled connection that is not clean by then is closed; 0: 2 s */
 	int64_t statement_timeout; /* PostgreSQL's own limit as a backstop, a little above any deadline; 0: none */
 	int64_t liveness_interval; /* client_connection_check_interval, the backstop for our own death; 0: 1 s */
-	/* Called on the pool's own thread for each query cancelled; must not block. NULL: not called. */
+	/*
+	 * Called once for each query whose context ended in flight (those whose error says `settling`, and those
+	 * whose rows were not looked at any more), on the pool's own thread: it must not block. NULL: not called.
+	 */
 	void (*on_settled)(const pg_settled *settled, void *data);
-	void *data;
+	void *data;                   /* for on_settled */
 } pg_pool_options;
 
 /*
@@ -95,10 +98,11 @@ typedef struct pg_pool_options {
 pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error);
 
 /*
- * Closes the pool: who waits for a connection gets PG_ERROR_CLOSED, as do later calls; connections lent out
- * are closed when they come back, settling ones get until their settle timeout. Blocks until all are closed;
- * rows, transactions and pinned connections must have been or be closed by others meanwhile. The loops whose
- * fibers used the pool must still run or have returned from loop_run. Frees the pool. NULL is allowed.
+ * Closes the pool: who waits for a connection gets PG_ERROR_CLOSED, as do calls made meanwhile; connections lent
+ * out are closed when they come back, settling ones get until their settle timeout, connecting ones are left.
+ * Waits until all are closed; rows, transactions and pinned connections must have been or be closed by others
+ * meanwhile. The loops whose fibers used the pool must still run, or have returned from loop_run. Frees the
+ * pool. NULL is allowed.
  */
 void pg_pool_close(pg_pool *pool);
 
@@ -146,11 +150,13 @@ typedef struct pg_conn pg_conn;
 
 /*
  * pg_query(ctx, where, sql, params) runs one statement on where: a pg_pool *, pg_tx * or pg_conn *. It returns
- * as soon as PostgreSQL has accepted it; rows then stream in constant memory, the connection staying lent until
- * pg_rows_close. The context governs all of it, the last pg_rows_next included.
+ * when the first row is there, or the end, or an error: see pg_rows_error. The rows then stream in constant
+ * memory, the connection staying lent until the last has been read or pg_rows_close. The context governs all of
+ * it and is retained so long: when it ends the query is cancelled at that moment, whatever its reader is doing.
  *
  * pg_query_row is for one row: it returns positioned on the first, with the connection already given back;
- * further rows are dropped. No row at all is PG_ERROR_NO_ROWS.
+ * further rows are read and dropped, since only its end tells that a statement has succeeded. No row at all is
+ * PG_ERROR_NO_ROWS.
  *
  * pg_exec is for a statement whose rows are of no interest: see pg_rows_affected. The connection is given back.
  *
@@ -193,8 +199,9 @@ bool pg_rows_next(pg_rows *rows);
 const pg_error *pg_rows_error(const pg_rows *rows);
 
 /*
- * Ends the query, gives the connection back, frees rows. With rows still unread the query is cancelled in
- * PostgreSQL rather than read to its end. Does not wait. NULL is allowed.
+ * Ends the query, gives the connection back, frees rows. With rows still to come the query is cancelled in
+ * PostgreSQL rather than read to its end; on a pg_tx or pg_conn, which a cancel would cost its transaction, the
+ * next statement skips them. Does not wait. NULL is allowed.
  */
 void pg_rows_close(pg_rows *rows);
 void pg_rows_close_scoped(pg_rows **rows); /* for pg_rows_auto */
@@ -220,8 +227,9 @@ bool pg_rows_bool(pg_rows *rows, int column, bool *value);
 
 /*
  * Lends one connection for several statements (session state, advisory locks, temporary tables). Never NULL:
- * see pg_conn_error; statements on a failed one report its error. Give it back with pg_conn_release, always.
- * A connection whose session is no longer known to be clean (an open transaction) is not lent on but closed.
+ * see pg_conn_error; statements on a failed one report its error. Give it back with pg_conn_release, always, and
+ * with its rows closed; a transaction left open is rolled back, other state of the session is yours to undo.
+ * After a statement whose context ended the session is still yours: the next statement waits until it has settled.
  */
 pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool);
 const pg_error *pg_conn_error(const pg_conn *conn);
@@ -242,19 +250,21 @@ typedef struct pg_tx_options {
 
 /*
  * Begins a transaction, which lives under c from BEGIN to its end: when c is done the transaction is rolled
- * back, its connection kept, and every later call reports c's error (Go's BeginTx). Never NULL: see
+ * back at that moment, its connection kept, and every later call reports c's error (Go's BeginTx). A statement
+ * whose own context ends does the same to it. Savepoints are statements like others (pg_exec). Never NULL: see
  * pg_tx_error; options may be NULL. Retains c.
  */
 pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options);
 const pg_error *pg_tx_error(const pg_tx *tx);
 
 /*
- * Commits: true only if PostgreSQL confirmed it. false: see pg_tx_error; PG_ERROR_UNKNOWN means that nobody
- * can know. Waits, under the transaction's context. The tx must still be closed.
+ * Commits: true only if PostgreSQL confirmed it. false: see pg_tx_error; PG_ERROR_UNKNOWN, with a cause if the
+ * context ended just then, means that nobody here can know. Waits, under the transaction's context. The tx must
+ * still be closed.
  */
 bool pg_commit(pg_tx *tx);
 
-/* Rolls back unless committed, gives the connection back, frees tx. Does not wait. NULL is allowed. */
+/* Rolls back unless committed, gives the connection back, frees tx; its rows must be closed. Does not wait. NULL is allowed. */
 void pg_rollback(pg_tx *tx);
 void pg_rollback_scoped(pg_tx **tx); /* for pg_tx_auto */
 #define pg_tx_auto __attribute__((cleanup(pg_rollback_scoped))) pg_tx

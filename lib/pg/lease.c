@@ -1,0 +1,57 @@
+/*
+ * Leases: drawn in pg_priv.h. Entering and leaving is one atomic step each, since a stream of rows does it
+ * for every row. Taking happens under the pool's mutex, so that who finds the lease taken learns under the
+ * same mutex all there is to know about it.
+ */
+#include "pg_priv.h"
+
+void lease_begin(lease *l, conn *cn)
+{
+	l->pool = cn->pool;
+	l->conn = cn;
+	l->session = NULL;
+	l->settling = false;
+	atomic_store(&l->use, LEASE_IN_CALL);
+}
+
+int lease_enter(lease *l)
+{
+	int was = LEASE_QUIET;
+	atomic_compare_exchange_strong(&l->use, &was, LEASE_IN_CALL);
+	return was;
+}
+
+void lease_take(lease *l, ctx *c)
+{
+	int was = LEASE_QUIET;
+	pool_lock(l->pool);
+	if (atomic_compare_exchange_strong(&l->use, &was, LEASE_TAKEN)) {
+		l->conn->session = l->session;
+		l->settling = conn_return_locked(l->conn, c);
+	}
+	pool_unlock(l->pool);
+}
+
+void lease_leave(lease *l, ctx *c)
+{
+	atomic_store(&l->use, LEASE_QUIET);
+	/* Its hook may have come while we were in the call, and gone. */
+	if (ctx_err(c))
+		lease_take(l, c);
+}
+
+bool lease_end(lease *l, ctx *c)
+{
+	conn *cn = l->conn;
+	atomic_store(&l->use, LEASE_TAKEN);
+	return conn_return(cn, c);
+}
+
+bool lease_was_settling(lease *l)
+{
+	pool_lock(l->pool);
+	bool settling = l->settling;
+	l->settling = false;
+	pool_unlock(l->pool);
+	return settling;
+}

@@ -1,0 +1,404 @@
+/*
+ * What the files of this layer share: the pool, its connections, and who owns them when.
+ */
+#ifndef TETHER_PG_PRIV_H
+#define TETHER_PG_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <libpq-fe.h>
+#include <uv.h>
+
+#include <tether/loop.h>
+#include <tether/pg.h>
+
+#pragma GCC visibility push(hidden)
+
+#define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+typedef struct conn conn;
+typedef struct home home;
+typedef struct statement statement;
+
+enum {
+	POOL_MAGIC = 0x706f6f6c,
+	CONN_MAGIC = 0x636f6e6e,
+	ROWS_MAGIC = 0x726f7773,
+	SESSION_MAGIC = 0x73657373,
+	TX_MAGIC = 0x74786e78,
+};
+
+/* A broken program, told in one line; the library goes no further with it. */
+_Noreturn void pg_misuse(const char *call, const char *why);
+
+/* ---- conn.c: a connection and its states ------------------------------------------------------------ */
+
+/*
+ * A connection is in exactly one state, and a state is the list it is on.
+ *
+ *	              connected              acquire                 context done, query in flight
+ *	 CONNECTING ───────────► IDLE ─────────────────► BUSY ─────────────────────────► CANCELING
+ *	     │                    ▲ │ ◄──────────────────┘ │ │                                │ results drained and
+ *	     │                    │ │    given back clean  │ │ given back in a transaction    │ cancel links closed
+ *	     │                    │ │                      │ └──────────────► SETTLING ◄──────┘
+ *	     │ failed             │ │ lost                 │ lost                │ │
+ *	     │                    └─┼──────────────────────┼─────────────────────┘ │ unsure, or not in time
+ *	     └──────────► CLOSED ◄──┴──────────────────────┴───────────────────────┘   (CANCELING too)
+ *
+ *	 state       who may touch the PGconn                what ends it
+ *	 CONNECTING  the keeper (and its errand thread)      a session that is set up, or a failure
+ *	 IDLE        nobody; the keeper watches the socket   acquire; the server's hang-up; the pool's close
+ *	 BUSY        its borrower                            the borrower gives it back, or its context ends
+ *	 CANCELING   the keeper                              ReadyForQuery and the end of every cancel link
+ *	 SETTLING    the keeper                              the answer to ROLLBACK, where due, and to the fence
+ *	 CLOSED      the keeper                              PQfinish; then it is freed
+ *
+ * Invariants, all under the pool's mutex:
+ *  - Connections on all lists together are never more than the pool's size.
+ *  - A cancel is sent only for a CANCELING connection, and a connection leaves CANCELING and SETTLING for
+ *    BUSY or IDLE only if nothing sent for its last query can arrive any more. Hence no cancel ever meets
+ *    another query: see the settling note in cancel.c.
+ *  - `home` is the one loop with which the connection's socket is registered (wait_fd_keep), NULL if none;
+ *    the descriptor is closed only when it is NULL. See home.c.
+ *  - Nobody waits while a connection is IDLE.
+ */
+typedef enum conn_state {
+	CONN_CONNECTING,
+	CONN_IDLE,
+	CONN_BUSY,
+	CONN_CANCELING,
+	CONN_SETTLING,
+	CONN_CLOSED,
+	CONN_STATES, /* how many there are */
+} conn_state;
+
+typedef struct conn_list {
+	conn *first, *last;
+	size_t length;
+} conn_list;
+
+/* The query that a connection is being freed of. */
+typedef struct ending {
+	ctx *ctx;         /* whose end it was, retained; NULL if rows were closed before their end */
+	int64_t since;    /* when the connection was taken from its borrower */
+	int64_t stopped;  /* when ReadyForQuery was read; 0: not yet */
+	unsigned cancels; /* requests sent */
+	bool unsure;      /* a cancel link broke or was left: something may be on its way still */
+} ending;
+
+struct conn {
+	unsigned magic;
+	pg_pool *pool;
+
+	/* Under the pool's mutex. */
+	conn_state state;
+	conn_list *list;
+	conn *next, *previous;
+	home *home;
+	conn *leaving_next; /* on home->leaving */
+	bool leaving;       /* the home has been asked to let go of it */
+	bool lost;          /* the server has hung up: not to be lent again */
+	pg_conn *session;   /* gets the connection back after it has settled; NULL: the pool does */
+	loop_task task;     /* carries it to the keeper */
+
+	/* Whoever may touch the PGconn. */
+	PGconn *pg;
+	int fd;      /* a duplicate of its socket: see conn_open */
+	bool direct; /* no pooler in between: named statements and session settings are ours alone */
+	bool unsent; /* a part of a message has not been written yet */
+	bool doomed; /* in a state that nothing but a close gets it out of */
+	int64_t idle_since;
+	struct {
+		statement *buckets[64];
+		statement *newest, *oldest; /* by last use */
+		size_t count;
+		unsigned named; /* gives each statement a name never used before */
+	} statements;
+
+	/* The keeper. */
+	ending ending;
+	uv_poll_t watch;
+	bool watch_made;
+};
+
+/* Under the pool's mutex: moves the connection to the list of its new state. */
+void conn_move(conn *cn, conn_state state);
+
+conn *conn_new(pg_pool *pool);
+void conn_connect_task(loop_task *task); /* on the keeper: CONNECTING */
+void conn_close_task(loop_task *task);   /* on the keeper: CLOSED */
+
+/* On the keeper: has on_hangup called when the server hangs up; libuv allows one watcher of a socket at a time. */
+bool conn_watch(conn *cn);
+void conn_unwatch(conn *cn);
+
+/* Whether the server has hung up on a connection that was idle. Costs a system call. */
+bool conn_is_stale(conn *cn);
+
+/* ---- statement.c: prepared once --------------------------------------------------------------------- */
+
+struct statement {
+	statement *bucket_next;
+	statement *newer, *older;
+	uint64_t hash;
+	bool proven; /* it has been run with success */
+	char name[16];
+	char text[];
+};
+
+/*
+ * The prepared statement of this text; prepares it first if need be, under c. NULL with *error otherwise.
+ * Waits.
+ */
+statement *statement_get(ctx *c, conn *cn, const char *sql, pg_error *error);
+void statement_forget(conn *cn, statement *st); /* that the server no longer has, or not as it was */
+void statements_free(conn *cn);
+
+/* ---- query.c: one exchange with PostgreSQL ---------------------------------------------------------- */
+
+typedef enum answer {
+	ANSWER_RESULT,
+	ANSWER_END,      /* ReadyForQuery, or the connection is broken: see conn_is_broken */
+	ANSWER_CTX_DONE, /* and nothing more had arrived */
+	ANSWER_FAILED,   /* the wait itself failed: out of memory */
+} answer;
+
+/* Waits for the next result of what is in flight. An answer that has arrived wins over a context that is done. */
+answer conn_answer(ctx *c, conn *cn, PGresult **result);
+
+/* Writes what libpq has buffered, as far as the socket takes it; conn_answer writes the rest. */
+void conn_flush(conn *cn);
+
+/*
+ * Reads to the end of what is in flight. true if PostgreSQL reported no error; else *error has the first.
+ * tag: NULL, or 16 bytes for the command tag.
+ */
+bool conn_collect(ctx *c, conn *cn, pg_error *error, char *tag);
+
+/* Reads what has arrived, without waiting. true: to the end of what was in flight. */
+bool conn_drain_arrived(conn *cn);
+
+/* Runs one SQL command that has no parameters; as conn_collect. */
+bool conn_command(ctx *c, conn *cn, const char *sql, pg_error *error, char *tag);
+
+/* *error for an answer that is none. */
+void answer_error(answer a, ctx *c, conn *cn, pg_error *error);
+
+static inline bool conn_is_broken(const conn *cn)
+{
+	return PQstatus(cn->pg) == CONNECTION_BAD;
+}
+
+/* ---- home.c: with which loop a connection's socket is registered ------------------------------------ */
+
+/* A loop whose fibers borrow connections. Made on the loop's first use, lives as long as the pool. */
+struct home {
+	pg_pool *pool;
+	home *next;
+	loop *loop;     /* NULL once that loop has ended, or the pool has said farewell */
+	conn_list idle; /* the IDLE connections registered with this loop, the one used last first */
+	conn *leaving;  /* connections to be taken off this loop */
+	loop_task task; /* home_errands */
+	bool called;    /* the task is posted */
+	bool farewell;  /* the pool is being closed */
+	wait_event gone;
+	loop_exit exit;
+};
+
+/* All of these under the mutex, but homes_close. */
+home *home_of(pg_pool *pool, loop *l); /* NULL if there is no memory for one: nothing is kept there then */
+void conn_adopt(conn *cn, loop *here); /* it is about to be used on this loop, or on a plain thread: NULL */
+void conn_dispatch(conn *cn);          /* sends it to the keeper, which does what its state says */
+void homes_close(pg_pool *pool);       /* when no connection is left; waits for the loops to answer */
+
+/* ---- pool.c ----------------------------------------------------------------------------------------- */
+
+struct pg_pool {
+	unsigned magic;
+	char *conninfo, *application_name;
+	pg_pool_options options; /* with the defaults filled in */
+	ctx *ctx;                /* ends when the pool is closed: what stops the connecting */
+	loop *keeper;
+	pthread_t keeper_thread;
+
+	pthread_mutex_t mutex; /* guards all that follows; held for short, never over a wait */
+	bool closed;
+	conn_list lists[CONN_STATES]; /* IDLE: those without a home */
+	home *homes;
+	wait_queue waiters;
+	unsigned failures; /* attempts to connect that failed in a row */
+	int64_t retry_at;  /* no attempt before */
+	pg_error failure;  /* the last attempt's */
+	pg_pool_stats totals;
+	wait_event all_closed;
+
+	/* The keeper. */
+	wait_queue cancel_queue; /* under the mutex, since wait_queue wants one */
+	size_t cancel_links;
+	uv_timer_t retry;
+	loop_exit keeper_exit;
+};
+
+/*
+ * A connection for a borrower, now BUSY; waits in the queue if it must. NULL with *error. The borrower gives
+ * it back by conn_return.
+ */
+conn *pool_acquire(ctx *c, pg_pool *pool, pg_error *error);
+
+/*
+ * Takes a connection back from its borrower, in whatever condition it is: lends it on, or has the keeper cancel
+ * what is in flight, roll back what is open, or close it. c: the borrower's context, which may be done. True if
+ * on_settled will be called for it. Does not wait; any thread.
+ */
+bool conn_return(conn *cn, ctx *c);
+bool conn_return_locked(conn *cn, ctx *c);
+
+/* From the keeper, with the mutex held: the connection is clean / not to be used again / gone. */
+void pool_give_locked(conn *cn);
+void pool_retire_locked(conn *cn);
+void pool_forget_locked(conn *cn);
+void pool_connect_failed(conn *cn, const pg_error *error);
+void pool_connected(conn *cn);
+
+static inline void pool_lock(pg_pool *pool)
+{
+	pthread_mutex_lock(&pool->mutex);
+}
+
+static inline void pool_unlock(pg_pool *pool)
+{
+	pthread_mutex_unlock(&pool->mutex);
+}
+
+/* ---- cancel.c --------------------------------------------------------------------------------------- */
+
+void settle_task(loop_task *task); /* on the keeper: CANCELING or SETTLING */
+
+/* ---- errand.c: libpq calls that block --------------------------------------------------------------- */
+
+/* pthread_create with all signals blocked, which are the program's business. */
+int thread_start(pthread_t *thread, const pthread_attr_t *attributes, void *(*fn)(void *arg), void *arg);
+
+/* Embedded in a struct of the caller's on the heap. */
+typedef struct errand {
+	void (*work)(struct errand *e);    /* runs on a thread of its own and may block for long */
+	void (*discard)(struct errand *e); /* frees it, and what the work has made; on any thread */
+	atomic_int state;
+	wait_event done;
+} errand;
+
+/*
+ * Runs e->work on a thread of its own and waits for its end: true, and e is the caller's again. false: c was
+ * done first, or there was no thread for it; e was, or will be once its work has ended, discarded.
+ */
+bool errand_run(ctx *c, errand *e);
+
+/* ---- lease.c: a connection on loan whose context may end while its borrower is elsewhere ------------- */
+
+/*
+ * A call on it begins with lease_enter and ends with lease_leave or lease_end; between calls the end of the
+ * context takes the connection away (lease_take), so that its query is cancelled at that moment and not when
+ * the borrower comes back.
+ *
+ *	          enter                    take
+ *	 QUIET ───────────► IN_CALL   QUIET ─────► TAKEN
+ *	   ▲      leave       │ │ end                ▲
+ *	   └──────────────────┘ └────────────────────┘     whoever leaves looks whether the context has ended meanwhile
+ */
+typedef struct lease {
+	_Atomic(int) use;
+	pg_pool *pool;
+	conn *conn;       /* for who is IN_CALL */
+	pg_conn *session; /* gets the connection back after it was taken and has settled; NULL: nobody */
+	bool settling;    /* under the pool's mutex: what conn_return answered when it was taken */
+} lease;
+enum { LEASE_QUIET, LEASE_IN_CALL, LEASE_TAKEN };
+
+void lease_begin(lease *l, conn *cn); /* IN_CALL */
+int lease_enter(lease *l);            /* what it was: QUIET means entered */
+void lease_leave(lease *l, ctx *c);   /* back to QUIET; or taken, if c is done */
+void lease_take(lease *l, ctx *c);    /* if it is QUIET; any thread */
+bool lease_end(lease *l, ctx *c);     /* while IN_CALL: gives the connection back, as conn_return */
+bool lease_was_settling(lease *l);    /* of one that is TAKEN; the first time it is asked */
+
+/* ---- rows.c, session.c ------------------------------------------------------------------------------ */
+
+/* The end of a statement's own context, or of the transaction's that it is part of, whichever comes first. */
+typedef struct scope {
+	ctx *ctx;      /* retained */
+	ctx *outer;    /* retained; NULL if there is none, or if it is the same */
+	ctx_hook hook; /* on outer: ends ctx, which is the scope's own then */
+} scope;
+
+bool scope_begin(scope *s, ctx *c, ctx *outer); /* false: out of memory */
+void scope_end(scope *s);
+void scope_correct(const scope *s, pg_error *error); /* the error of an outer end is the outer's own */
+
+/* A connection lent for more than one statement: a pinned one, or the one under a transaction. */
+struct pg_conn {
+	unsigned magic;
+	bool returns; /* pinned: the connection comes back here after it has settled */
+	ctx *ctx;     /* a transaction's, retained by it; NULL: each statement has its own only */
+	lease lease;
+	pg_rows *rows;       /* those that stream now */
+	wait_event returned; /* pinned: it came back, or is lost */
+	bool lost;           /* under the mutex, until `returned` is taken */
+	pg_error error;      /* why no more statements can be run; kind 0: they can */
+};
+
+typedef enum rows_mode {
+	ROWS_STREAM,
+	ROWS_FIRST,
+	ROWS_NONE,
+} rows_mode;
+
+struct pg_rows {
+	unsigned magic;
+	rows_mode mode;
+	PGresult *result; /* with the current row, or the last that came */
+	int row;          /* in result; -1: none is current */
+	bool ahead;       /* result's first row has not been asked for yet */
+	bool ended;       /* PostgreSQL has said all it had to say */
+	uint64_t affected;
+	/* While rows still come. */
+	lease *lease; /* NULL: the connection is not ours any more */
+	lease own;
+	pg_conn *session; /* whose lease it is otherwise */
+	scope scope;
+	ctx_hook hook; /* on the scope: takes the lease */
+	pg_error error;
+};
+
+pg_rows *rows_new(rows_mode mode);       /* never NULL */
+bool rows_are_real(const pg_rows *rows); /* false for the ones that stand for "out of memory" */
+
+/* Runs one statement and reads as far as the mode wants at first. What is left: see PQtransactionStatus. */
+void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params);
+
+/* Lets the rows that still come stream under rows->scope from a lease that is IN_CALL; and leaves it. */
+void rows_stream(pg_rows *rows, lease *l, pg_conn *session);
+
+pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode);
+conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
+void session_leave(pg_conn *session, ctx *c,
+                   pg_error *error); /* error: the statement's, which may end the session */
+
+/* From the keeper, under the mutex: a connection that settled comes back; with NULL, it never will. */
+void session_returned(pg_conn *session, conn *cn);
+
+/* ---- error.c ---------------------------------------------------------------------------------------- */
+
+void error_clear(pg_error *error);
+void error_set(pg_error *error, pg_error_kind kind, const char *message);
+bool error_if_done(pg_error *error, const ctx *c); /* true, with *error, if c is done */
+void error_from_conn(pg_error *error, PGconn *pg); /* libpq refused or failed a call */
+void error_from_result(pg_error *error, const PGresult *result);
+void error_message(pg_error *error, const char *message); /* one line of it */
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,364 @@
+/*
+ * Rows: one statement, from its sending to its last row.
+ *
+ * All three modes read row by row (libpq's single-row mode): what PostgreSQL sends is bounded by nobody, so
+ * what is kept of it must be. A statement for one row, or for none, is read to its end all the same, since
+ * only its end tells that it has succeeded: INSERT … RETURNING sends its row before the constraints are
+ * checked that may yet refuse it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "pg_priv.h"
+
+/* Rows to a result where libpq can gather several: fewer allocations, still little memory. */
+enum { CHUNK = 64 };
+
+/* Answers every call as one that failed for lack of memory. */
+static pg_rows no_memory = {
+	.magic = ROWS_MAGIC,
+	.row = -1,
+	.ended = true,
+	.error = {.kind = PG_ERROR_MEMORY, .message = "out of memory"},
+};
+
+pg_rows *rows_new(rows_mode mode)
+{
+	pg_rows *rows = malloc(sizeof(*rows));
+	if (!rows)
+		return &no_memory;
+	rows->magic = ROWS_MAGIC;
+	rows->mode = mode;
+	rows->result = NULL;
+	rows->row = -1;
+	rows->ahead = false;
+	rows->ended = false;
+	rows->affected = 0;
+	rows->lease = NULL;
+	rows->session = NULL;
+	error_clear(&rows->error);
+	return rows;
+}
+
+bool rows_are_real(const pg_rows *rows)
+{
+	if (rows->magic != ROWS_MAGIC)
+		pg_misuse("pg_rows", "not rows, or closed before");
+	return rows != &no_memory;
+}
+
+/* ---- Reading ---------------------------------------------------------------------------------------- */
+
+static void keep_result(pg_rows *rows, PGresult *result)
+{
+	PQclear(rows->result);
+	rows->result = result;
+	rows->row = -1;
+}
+
+/* Takes a result over. true: it brought rows that the caller is to have. */
+static bool digest(pg_rows *rows, PGresult *result)
+{
+	bool keeps = rows->mode == ROWS_STREAM || (rows->mode == ROWS_FIRST && !rows->result);
+	switch (PQresultStatus(result)) {
+#ifdef LIBPQ_HAS_CHUNK_MODE
+	case PGRES_TUPLES_CHUNK:
+#endif
+	case PGRES_SINGLE_TUPLE:
+		if (!keeps)
+			break;
+		keep_result(rows, result);
+		return rows->mode == ROWS_STREAM;
+	case PGRES_TUPLES_OK: /* the end of the rows: none are in it, but the columns' names are */
+		rows->affected = strtoull(PQcmdTuples(result), NULL, 10);
+		if (!keeps)
+			break;
+		keep_result(rows, result);
+		return false;
+	case PGRES_COMMAND_OK:
+		rows->affected = strtoull(PQcmdTuples(result), NULL, 10);
+		break;
+	case PGRES_EMPTY_QUERY:
+		break;
+	case PGRES_COPY_IN:
+	case PGRES_COPY_OUT:
+	case PGRES_COPY_BOTH:
+		error_set(&rows->error, PG_ERROR_USAGE, "COPY FROM STDIN and COPY TO STDOUT are no queries");
+		break;
+	default:
+		if (!rows->error.kind)
+			error_from_result(&rows->error, result);
+		break;
+	}
+	PQclear(result);
+	return false;
+}
+
+/* Waits for rows to give: true. false: the end, or failure. */
+static bool fetch(pg_rows *rows, ctx *c, conn *cn)
+{
+	PGresult *result;
+	answer a;
+	while ((a = conn_answer(c, cn, &result)) == ANSWER_RESULT) {
+		if (digest(rows, result))
+			return true;
+	}
+	rows->ended = true;
+	if (!rows->error.kind && (a != ANSWER_END || conn_is_broken(cn)))
+		answer_error(a, c, cn, &rows->error);
+	if (rows->error.kind)
+		keep_result(rows, NULL);
+	return false;
+}
+
+/* ---- Running ---------------------------------------------------------------------------------------- */
+
+static bool send_prepared(conn *cn, const statement *st, const pg_params *p)
+{
+	return PQsendQueryPrepared(cn->pg, st->name, (int)p->count, p->values, p->lengths, p->formats, 0);
+}
+
+/* Parsed, bound and run in one go: a pooler may give each of our exchanges another session. */
+static bool send_unprepared(conn *cn, const char *sql, const pg_params *p)
+{
+	return PQsendQueryParams(cn->pg, sql, (int)p->count, NULL, p->values, p->lengths, p->formats, 0);
+}
+
+static void set_row_mode(const pg_rows *rows, conn *cn)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+	if (rows->mode == ROWS_STREAM) {
+		PQsetChunkedRowsMode(cn->pg, CHUNK);
+		return;
+	}
+#endif
+	(void)rows;
+	PQsetSingleRowMode(cn->pg);
+}
+
+/* Sends the statement and reads what the mode wants at first. */
+static void run_once(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params, statement *st)
+{
+	bool sent = st ? send_prepared(cn, st, params) : send_unprepared(cn, sql, params);
+	if (!sent) {
+		rows->ended = true;
+		error_from_conn(&rows->error, cn->pg);
+		return;
+	}
+	set_row_mode(rows, cn);
+	conn_flush(cn);
+	rows->ahead = fetch(rows, c, cn);
+}
+
+/*
+ * Has the server lost the statement (DISCARD ALL, a pooler's doing), or must its plan not go on because the
+ * schema has changed? Then it was refused before it did anything; but where a transaction is open, the
+ * refusal has ended that.
+ */
+static bool is_outdated(const pg_rows *rows, const statement *st)
+{
+	return st && st->proven && rows->error.kind == PG_ERROR_SERVER &&
+	       (strcmp(rows->error.sqlstate, "26000") == 0 || strcmp(rows->error.sqlstate, "0A000") == 0);
+}
+
+void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
+{
+	for (;;) {
+		statement *st = cn->direct ? statement_get(c, cn, sql, &rows->error) : NULL;
+		if (cn->direct && !st) {
+			rows->ended = true;
+			return;
+		}
+		run_once(rows, c, cn, sql, params, st);
+		if (!is_outdated(rows, st)) {
+			if (st && !rows->error.kind)
+				st->proven = true;
+			break;
+		}
+		statement_forget(cn, st);
+		if (PQtransactionStatus(cn->pg) != PQTRANS_IDLE)
+			break;
+		error_clear(&rows->error);
+		rows->ended = false;
+	}
+	if (rows->mode != ROWS_FIRST || rows->error.kind)
+		return;
+	if (rows->result && PQntuples(rows->result) > 0)
+		rows->row = 0;
+	else
+		error_set(&rows->error, PG_ERROR_NO_ROWS, "the query returned no row");
+}
+
+static void scope_over(ctx_hook *hook)
+{
+	pg_rows *rows = container_of(hook, pg_rows, hook);
+	lease_take(rows->lease, rows->scope.ctx);
+}
+
+void rows_stream(pg_rows *rows, lease *l, pg_conn *session)
+{
+	rows->lease = l;
+	rows->session = session;
+	if (session)
+		session->rows = rows;
+	ctx_hook_add(rows->scope.ctx, &rows->hook, scope_over);
+	lease_leave(l, rows->scope.ctx);
+}
+
+static pg_rows *pool_run(ctx *c, pg_pool *pool, const char *sql, const pg_params *params, rows_mode mode)
+{
+	pg_rows *rows = rows_new(mode);
+	if (!rows_are_real(rows))
+		return rows;
+	conn *cn = pool_acquire(c, pool, &rows->error);
+	if (!cn) {
+		rows->ended = true;
+		return rows;
+	}
+	rows_run(rows, c, cn, sql, params);
+	if (rows->ended) {
+		rows->error.settling = conn_return(cn, c);
+	} else {
+		scope_begin(&rows->scope, c, NULL);
+		lease_begin(&rows->own, cn);
+		rows_stream(rows, &rows->own, NULL);
+	}
+	return rows;
+}
+
+pg_rows *pg_pool_query(ctx *c, pg_pool *pool, const char *sql, pg_params params)
+{
+	return pool_run(c, pool, sql, &params, ROWS_STREAM);
+}
+
+pg_rows *pg_pool_query_row(ctx *c, pg_pool *pool, const char *sql, pg_params params)
+{
+	return pool_run(c, pool, sql, &params, ROWS_FIRST);
+}
+
+pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params)
+{
+	return pool_run(c, pool, sql, &params, ROWS_NONE);
+}
+
+/* ---- Streaming -------------------------------------------------------------------------------------- */
+
+/* No more rows will come: lets go of the context, and of the session, which may run something else now. */
+static void stop_streaming(pg_rows *rows)
+{
+	ctx_hook_remove(rows->scope.ctx, &rows->hook);
+	pg_conn *session = rows->session;
+	if (session) {
+		session->rows = NULL;
+		/* Taken with its rows, a transaction is over. */
+		if (!session->returns && atomic_load(&rows->lease->use) == LEASE_TAKEN &&
+		    !session->error.kind)
+			error_if_done(&session->error, rows->scope.ctx);
+	}
+	scope_end(&rows->scope);
+	rows->lease = NULL;
+	rows->ended = true;
+}
+
+/* The end of a context took the connection while the caller was elsewhere. */
+static void find_taken(pg_rows *rows)
+{
+	keep_result(rows, NULL);
+	if (!error_if_done(&rows->error, rows->scope.ctx))
+		error_if_done(&rows->error, rows->session->ctx);
+	scope_correct(&rows->scope, &rows->error);
+	rows->error.settling = lease_was_settling(rows->lease);
+	stop_streaming(rows);
+}
+
+static bool fetch_more(pg_rows *rows)
+{
+	lease *l = rows->lease;
+	switch (lease_enter(l)) {
+	case LEASE_TAKEN:
+		find_taken(rows);
+		return false;
+	case LEASE_IN_CALL:
+		pg_misuse("pg_rows_next", "called from two threads at once");
+	default:
+		break;
+	}
+	ctx *c = rows->scope.ctx;
+	if (fetch(rows, c, l->conn)) {
+		lease_leave(l, c);
+		rows->row = 0;
+		return true;
+	}
+	scope_correct(&rows->scope, &rows->error);
+	if (rows->session)
+		session_leave(rows->session, c, &rows->error);
+	else
+		rows->error.settling = lease_end(l, c);
+	stop_streaming(rows);
+	return false;
+}
+
+bool pg_rows_next(pg_rows *rows)
+{
+	if (!rows_are_real(rows) || rows->error.kind || rows->mode != ROWS_STREAM)
+		return false;
+	if (rows->lease && ctx_err(rows->scope.ctx)) {
+		lease_take(rows->lease, rows->scope.ctx);
+		find_taken(rows);
+		return false;
+	}
+	if (rows->ahead) {
+		rows->ahead = false;
+		rows->row = 0;
+		return true;
+	}
+	if (rows->row >= 0 && rows->row + 1 < PQntuples(rows->result)) {
+		rows->row++;
+		return true;
+	}
+	rows->row = -1;
+	return rows->lease && fetch_more(rows);
+}
+
+const pg_error *pg_rows_error(const pg_rows *rows)
+{
+	return rows->error.kind ? &rows->error : NULL;
+}
+
+void pg_rows_close(pg_rows *rows)
+{
+	if (!rows || !rows_are_real(rows))
+		return;
+	lease *l = rows->lease;
+	if (l && !rows->session && lease_enter(l) == LEASE_QUIET) {
+		conn_drain_arrived(l->conn);
+		lease_end(l, rows->scope.ctx);
+	}
+	if (l)
+		stop_streaming(rows);
+	PQclear(rows->result);
+	rows->magic = 0;
+	free(rows);
+}
+
+void pg_rows_close_scoped(pg_rows **rows)
+{
+	pg_rows_close(*rows);
+}
+
+/* ---- Asking ----------------------------------------------------------------------------------------- */
+
+int pg_rows_columns(const pg_rows *rows)
+{
+	return PQnfields(rows->result);
+}
+
+const char *pg_rows_column_name(const pg_rows *rows, int column)
+{
+	return PQfname(rows->result, column);
+}
+
+uint64_t pg_rows_affected(const pg_rows *rows)
+{
+	return rows->affected;
+}

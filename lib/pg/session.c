@@ -1,0 +1,230 @@
+/*
+ * Sessions: a connection lent for more than one statement, as pg_conn_acquire and pg_begin do.
+ *
+ * When a statement's context ends, its connection goes to the keeper. A transaction is over by that: it is
+ * rolled back there. A pinned session gets its connection back once it has settled, with its locks and
+ * temporary tables; the next statement waits for that.
+ */
+#include <stdlib.h>
+
+#include "pg_priv.h"
+
+/* ---- Scopes ----------------------------------------------------------------------------------------- */
+
+static void outer_done(ctx_hook *hook)
+{
+	scope *s = container_of(hook, scope, hook);
+	ctx_cancel_cause(s->ctx, ctx_cause(s->outer));
+}
+
+bool scope_begin(scope *s, ctx *c, ctx *outer)
+{
+	if (!outer || outer == c) {
+		*s = (scope){.ctx = ctx_retain(c)};
+		return true;
+	}
+	*s = (scope){.ctx = ctx_with_cancel(c)};
+	if (!s->ctx)
+		return false;
+	s->outer = ctx_retain(outer);
+	ctx_hook_add(outer, &s->hook, outer_done);
+	return true;
+}
+
+void scope_end(scope *s)
+{
+	if (s->outer) {
+		ctx_hook_remove(s->outer, &s->hook);
+		ctx_release(s->outer);
+	}
+	ctx_release(s->ctx);
+}
+
+void scope_correct(const scope *s, pg_error *error)
+{
+	if (s->outer && error->kind == PG_ERROR_CANCELED)
+		error_if_done(error, s->outer);
+}
+
+/* ---- Statements on a session ------------------------------------------------------------------------ */
+
+/* Waits for the connection that a cancelled statement has left settling. */
+static bool wait_for_return(ctx *c, pg_conn *session, pg_error *error)
+{
+	if (wait_event_wait(c, &session->returned) != 0) {
+		error_if_done(error, c);
+		return false;
+	}
+	pool_lock(session->lease.pool);
+	bool lost = session->lost;
+	pool_unlock(session->lease.pool);
+	if (!lost)
+		return true;
+	error_set(&session->error, PG_ERROR_CLOSED,
+	          "the pinned connection was closed after a cancelled statement");
+	*error = session->error;
+	return false;
+}
+
+/* What an early pg_rows_close has left unread is read here, not cancelled: that would cost the transaction. */
+static bool skip_rest(ctx *c, pg_conn *session, pg_error *error)
+{
+	conn *cn = session->lease.conn;
+	if (PQtransactionStatus(cn->pg) != PQTRANS_ACTIVE)
+		return true;
+	if (conn_collect(c, cn, error, NULL) || error->kind == PG_ERROR_SERVER)
+		return true;
+	session_leave(session, c, error);
+	return false;
+}
+
+conn *session_enter(ctx *c, pg_conn *session, pg_error *error)
+{
+	if (session->magic != SESSION_MAGIC)
+		pg_misuse("pg", "not a pinned connection or transaction, or given back before");
+	if (error_if_done(error, c))
+		return NULL;
+	if (session->error.kind) {
+		*error = session->error;
+		return NULL;
+	}
+	if (session->rows) {
+		error_set(error, PG_ERROR_USAGE, "the rows of the query before are still open");
+		return NULL;
+	}
+	int use;
+	while ((use = lease_enter(&session->lease)) == LEASE_TAKEN && session->returns) {
+		if (!wait_for_return(c, session, error))
+			return NULL;
+	}
+	if (use == LEASE_IN_CALL)
+		pg_misuse("pg", "a pinned connection or transaction is used from two threads at once");
+	if (use == LEASE_TAKEN) {
+		/* Only the transaction's own context takes it between statements. */
+		error_if_done(&session->error, session->ctx);
+		session->error.settling = lease_was_settling(&session->lease);
+		*error = session->error;
+		session->error.settling = false;
+		return NULL;
+	}
+	return skip_rest(c, session, error) ? session->lease.conn : NULL;
+}
+
+void session_leave(pg_conn *session, ctx *c, pg_error *error)
+{
+	lease *l = &session->lease;
+	conn *cn = l->conn;
+	PGTransactionStatusType status = PQtransactionStatus(cn->pg);
+	bool usable = status == PQTRANS_IDLE || status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
+	if (usable && !cn->doomed) {
+		lease_leave(l, session->ctx ? session->ctx : ctx_background());
+		return;
+	}
+	if (session->returns && status == PQTRANS_ACTIVE && !cn->doomed)
+		cn->session = session;
+	else
+		session->error = *error;
+	error->settling = lease_end(l, c);
+}
+
+pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode)
+{
+	pg_rows *rows = rows_new(mode);
+	if (!rows_are_real(rows))
+		return rows;
+	rows->ended = true;
+	if (!scope_begin(&rows->scope, c, session->ctx)) {
+		error_set(&rows->error, PG_ERROR_MEMORY, "out of memory");
+		return rows;
+	}
+	ctx *both = rows->scope.ctx;
+	conn *cn = session_enter(both, session, &rows->error);
+	if (cn) {
+		rows->ended = false;
+		rows_run(rows, both, cn, sql, params);
+	}
+	if (!rows->ended) {
+		rows_stream(rows, &session->lease, session);
+		return rows;
+	}
+	scope_correct(&rows->scope, &rows->error);
+	if (cn)
+		session_leave(session, both, &rows->error);
+	scope_end(&rows->scope);
+	return rows;
+}
+
+/* ---- Pinned connections ----------------------------------------------------------------------------- */
+
+static pg_conn no_memory = {
+	.magic = SESSION_MAGIC,
+	.error = {.kind = PG_ERROR_MEMORY, .message = "out of memory"},
+};
+
+void session_returned(pg_conn *session, conn *cn)
+{
+	session->lost = !cn;
+	if (cn)
+		atomic_store(&session->lease.use, LEASE_QUIET);
+	wait_event_set(&session->returned);
+}
+
+pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool)
+{
+	pg_conn *session = calloc(1, sizeof(*session));
+	if (!session)
+		return &no_memory;
+	session->magic = SESSION_MAGIC;
+	session->returns = true;
+	session->returned = (wait_event)WAIT_EVENT_INIT;
+	conn *cn = pool_acquire(c, pool, &session->error);
+	if (!cn)
+		return session;
+	lease_begin(&session->lease, cn);
+	session->lease.session = session;
+	lease_leave(&session->lease, ctx_background());
+	return session;
+}
+
+const pg_error *pg_conn_error(const pg_conn *session)
+{
+	return session->error.kind ? &session->error : NULL;
+}
+
+void pg_conn_release(pg_conn *session)
+{
+	if (!session || session == &no_memory)
+		return;
+	if (session->magic != SESSION_MAGIC)
+		pg_misuse("pg_conn_release", "not a pinned connection, or given back before");
+	if (session->rows)
+		pg_misuse("pg_conn_release", "rows of it are still open");
+	pg_pool *pool = session->lease.pool;
+	if (pool) {
+		pool_lock(pool);
+		conn *cn = session->lease.conn;
+		int use = atomic_load(&session->lease.use);
+		if (use == LEASE_QUIET)
+			conn_return_locked(cn, ctx_background());
+		else if (!session->error.kind && !session->lost)
+			cn->session = NULL; /* it settles still, and goes back to the pool then */
+		pool_unlock(pool);
+	}
+	session->magic = 0;
+	free(session);
+}
+
+pg_rows *pg_conn_query(ctx *c, pg_conn *session, const char *sql, pg_params params)
+{
+	return session_run(c, session, sql, &params, ROWS_STREAM);
+}
+
+pg_rows *pg_conn_query_row(ctx *c, pg_conn *session, const char *sql, pg_params params)
+{
+	return session_run(c, session, sql, &params, ROWS_FIRST);
+}
+
+pg_rows *pg_conn_exec(ctx *c, pg_conn *session, const char *sql, pg_params params)
+{
+	return session_run(c, session, sql, &params, ROWS_NONE);
+}
