@@ -30,14 +30,14 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: all run deps test check tests test-names bench lint format asan tsan valgrind install uninstall \
+.PHONY: all run deps test check tests bench lint format asan tsan valgrind install uninstall \
         clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 # --- Sources
 
-LAYERS       := $(foreach dir,$(patsubst lib/%/,%,$(wildcard lib/*/)),$(if $(wildcard lib/$(dir)/$(dir).h),$(dir)))
+LAYERS       := ctx loop pg http
 LIB_SRC      := $(wildcard lib/*/*.c)
 EXAMPLE_SRC  := $(wildcard lib/*/examples/*.c)
 SERVER_SRC   := $(wildcard server/*.c)
@@ -51,7 +51,7 @@ HEADERS      := $(LAYERS:%=$(BUILD)/include/tether/%.h)
 SERVER_OBJ   := $(call object,$(SERVER_SRC)) $(SERVER_PAGES:%.html=$(BUILD)/obj/%_html.o)
 SUPPORT_OBJ  := $(call object,$(SUPPORT_SRC))
 
-LIBRARIES    := $(if $(LIB_SRC),$(foreach lib,tether tether-ctx,$(BUILD)/lib$(lib).a $(BUILD)/lib$(lib).so))
+LIBRARIES    := $(foreach lib,tether tether-ctx,$(BUILD)/lib$(lib).a $(BUILD)/lib$(lib).so)
 ALBUMD       := $(if $(SERVER_SRC),$(BUILD)/albumd)
 EXAMPLES     := $(foreach src,$(EXAMPLE_SRC),$(BUILD)/examples/$(subst /examples/,_,$(src:lib/%.c=%)))
 TESTS        := $(TEST_SRC:%.c=$(BUILD)/%)
@@ -61,9 +61,8 @@ CHOSEN       := $(if $(T),$(patsubst %.c,$(BUILD)/%,$(filter %.c,$(wildcard $(T:
 
 # --- Flags
 
-LIB_PACKAGES    := libmicrohttpd libnghttp2 libpq libuv gnutls jansson
-SERVER_PACKAGES := jansson
-TEST_PACKAGES   := criterion libcurl jansson
+LIB_PACKAGES  := libmicrohttpd libnghttp2 libpq libuv gnutls jansson
+TEST_PACKAGES := criterion libcurl
 
 # $(call once,NAME,--cflags or --libs,packages): asks pkg-config when first expanded, which only recipes do,
 # so that `make help` and `make deps` work without any library.
@@ -71,12 +70,10 @@ once = $(eval $(1) := $(call ask,$(2),$(3)))$($(1))
 ask  = $(foreach p,$(2),$(if $(shell pkg-config --exists $(p) && echo yes),,$(error \
        $(p) is missing (or pkg-config is): `make deps` installs what is needed)))$(shell pkg-config $(1) $(2))
 
-LIB_CFLAGS    = $(call once,LIB_CFLAGS,--cflags,$(LIB_PACKAGES))
-LIB_LIBS      = $(call once,LIB_LIBS,--libs,$(LIB_PACKAGES))
-SERVER_CFLAGS = $(call once,SERVER_CFLAGS,--cflags,$(SERVER_PACKAGES))
-SERVER_LIBS   = $(call once,SERVER_LIBS,--libs,$(SERVER_PACKAGES))
-TEST_CFLAGS   = $(call once,TEST_CFLAGS,--cflags,$(TEST_PACKAGES))
-TEST_LIBS     = $(call once,TEST_LIBS,--libs,$(TEST_PACKAGES))
+LIB_CFLAGS  = $(call once,LIB_CFLAGS,--cflags,$(LIB_PACKAGES))
+LIB_LIBS    = $(call once,LIB_LIBS,--libs,$(LIB_PACKAGES))
+TEST_CFLAGS = $(call once,TEST_CFLAGS,--cflags,$(TEST_PACKAGES))
+TEST_LIBS   = $(call once,TEST_LIBS,--libs,$(TEST_PACKAGES))
 
 WARNINGS  := -Wall -Wextra -Wconversion -Wshadow -Wformat=2 -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 # Fortified memory functions would hide from the sanitizers what they are there to see.
@@ -85,14 +82,14 @@ HARDENING := -fstack-protector-strong -fstack-clash-protection -fPIC \
 SANITIZER := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 
 COMPILE = $(CC) -std=gnu11 -pthread -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' $(CPPFLAGS) \
-          -I$(BUILD)/include $(LIB_CFLAGS) $(SERVER_CFLAGS) $(CFLAGS) $(WARNINGS) $(HARDENING) $(SANITIZER)
+          -I$(BUILD)/include $(LIB_CFLAGS) $(CFLAGS) $(WARNINGS) $(HARDENING) $(SANITIZER)
 LINK    = $(CC) -pthread $(CFLAGS) $(SANITIZER) -Wl,-z,relro,-z,now,-z,noexecstack $(LDFLAGS)
 
 # --- Everything
 
 all: $(LIBRARIES) $(ALBUMD) $(EXAMPLES) ## build the libraries, albumd and the examples (the default)
 
-# --- Compiling. A change of flags rebuilds everything; a change in which files there are, the archives.
+# --- Compiling. A change of flags rebuilds everything; a change in which files there are, what is linked from them.
 
 remember = @mkdir -p $(@D) && printf '%s\n' $(1) | cmp -s - $@ || printf '%s\n' $(1) >$@
 quoted   = '$(subst ','\'',$(1))'
@@ -108,6 +105,17 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags | $(HEADERS)
 
 # Criterion's cr_assert(eq(…)) assigns an int to a one-bit field, which -Wconversion reports in each test.
 $(BUILD)/obj/tests/%.o: MORE_CFLAGS = -Wno-conversion -Itests/support $(TEST_CFLAGS)
+
+# A layer becomes one object in which only its public names can be seen: what its files share clashes with nobody's
+# names, neither another layer's nor those of a program that links libtether.a.
+PUBLIC := ctx_* CTX_* loop_* wait_* pg_* PG_* http_* HTTP_*
+
+define layer_object
+$(BUILD)/obj/lib/$(1).o: $(call object,$(wildcard lib/$(1)/*.c)) $(BUILD)/sources
+	$$(call say,layer,$(1))$(LD) -r $(call object,$(wildcard lib/$(1)/*.c)) -o $$@ && \
+	  objcopy --wildcard $(PUBLIC:%=--keep-global-symbol='%') $$@
+endef
+$(foreach layer,$(LAYERS),$(eval $(call layer_object,$(layer))))
 
 # server/live.html becomes `const unsigned char live_html[]` and `const size_t live_html_size`.
 $(BUILD)/obj/%_html.o: %.html $(BUILD)/flags
@@ -125,21 +133,20 @@ $(foreach layer,$(LAYERS),$(eval $(call public_header,$(layer))))
 # --- Libraries
 
 define library
-$(BUILD)/lib$(1).a: $(call object,$(2)) $(BUILD)/sources
-	$$(call say,ar,$$@)rm -f $$@ && $(AR) rcs $$@ $(call object,$(2))
+$(BUILD)/lib$(1).a: $(2)
+	$$(call say,ar,$$@)rm -f $$@ && $(AR) rcs $$@ $(2)
 
-$(BUILD)/lib$(1).so: $(call object,$(2)) $(BUILD)/sources lib/exports.map
-	$$(call say,link,$$@)$$(LINK) -shared -Wl,-soname,lib$(1).so.$(ABI) -Wl,--version-script=lib/exports.map \
-	  $(call object,$(2)) $(3) -o $$@.$(VERSION) && ln -sf lib$(1).so.$(VERSION) $$@.$(ABI) && \
-	  ln -sf lib$(1).so.$(ABI) $$@
+$(BUILD)/lib$(1).so: $(2)
+	$$(call say,link,$$@)$$(LINK) -shared -Wl,-soname,lib$(1).so.$(ABI) $(2) $(3) -o $$@.$(VERSION) && \
+	  ln -sf lib$(1).so.$(VERSION) $$@.$(ABI) && ln -sf lib$(1).so.$(ABI) $$@
 endef
-$(eval $(call library,tether,$(LIB_SRC),$$(LIB_LIBS)))
-$(eval $(call library,tether-ctx,$(filter lib/ctx/%,$(LIB_SRC))))
+$(eval $(call library,tether,$(LAYERS:%=$(BUILD)/obj/lib/%.o),$$(LIB_LIBS)))
+$(eval $(call library,tether-ctx,$(BUILD)/obj/lib/ctx.o))
 
 # --- Programs
 
 $(BUILD)/albumd: $(SERVER_OBJ) $(BUILD)/libtether.a $(BUILD)/sources
-	$(call say,link,$@)$(LINK) $(SERVER_OBJ) $(BUILD)/libtether.a $(LIB_LIBS) $(SERVER_LIBS) -o $@
+	$(call say,link,$@)$(LINK) $(SERVER_OBJ) $(BUILD)/libtether.a $(LIB_LIBS) -o $@
 
 define example
 $(BUILD)/examples/$(subst /examples/,_,$(1:lib/%.c=%)): $(call object,$(1)) $(BUILD)/libtether.a
@@ -207,7 +214,7 @@ lint: $(HEADERS) ## check format, clang-tidy and shellcheck
 	@shellcheck $(wildcard $(SH_FILES))
 	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I{} \
 	  clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' \
-	  -I$(BUILD)/include -Itests/support $(LIB_CFLAGS) $(SERVER_CFLAGS) $(TEST_CFLAGS) \
+	  -I$(BUILD)/include -Itests/support $(LIB_CFLAGS) $(TEST_CFLAGS) \
 	  2>$(BUILD)/lint.log || { grep -v 'warnings\? generated' $(BUILD)/lint.log; exit 1; }
 
 format: ## bring the C files into form
