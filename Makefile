@@ -137,7 +137,7 @@ $(BUILD)/lib$(1).a: $(2)
 	$$(call say,ar,$$@)rm -f $$@ && $(AR) rcs $$@ $(2)
 
 $(BUILD)/lib$(1).so: $(2)
-	$$(call say,link,$$@)$$(LINK) -shared -Wl,-soname,lib$(1).so.$(ABI) $(2) $(3) -o $$@.$(VERSION) && \
+	$$(call say,link,$$@)$$(LINK) -shared $(if $(SANITIZE),,-Wl,-z,defs) -Wl,-soname,lib$(1).so.$(ABI) $(2) $(3) -o $$@.$(VERSION) && \
 	  ln -sf lib$(1).so.$(VERSION) $$@.$(ABI) && ln -sf lib$(1).so.$(ABI) $$@
 endef
 $(eval $(call library,tether,$(LAYERS:%=$(BUILD)/obj/lib/%.o),$$(LIB_LIBS)))
@@ -202,16 +202,17 @@ bench: all $(BENCHES) ## run the benchmarks
 # --- Form
 
 C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch])
-SH_FILES := .ci/run .make/install-packages .make/run sql/local-db tests/run
+SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run
 
 # The form is clang-format 14's; each version has its own ideas about the corners of C.
 check_format = if clang-format --version | grep -q 'version 14\.'; then clang-format $(1) $(C_FILES); \
   else echo "the form of the C files is not looked at: that takes clang-format 14, here is $$(clang-format --version)"; fi
 
-lint: $(HEADERS) ## check format, clang-tidy and shellcheck
+lint: $(HEADERS) ## check the form, the order of the layers, clang-tidy and shellcheck
 	@.make/install-packages build test lint
 	@$(call check_format,--dry-run -Werror)
 	@shellcheck $(wildcard $(SH_FILES))
+	@.make/check-layers
 	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I{} \
 	  clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' \
 	  -I$(BUILD)/include -Itests/support $(LIB_CFLAGS) $(TEST_CFLAGS) \
