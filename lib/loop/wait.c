@@ -305,7 +305,8 @@ static int watch_make_room(loop *l, int fd)
 
 static watch *watch_make(loop *l, int fd)
 {
-	if (watch_make_room(l, fd) != 0)
+	if (fcntl(fd, F_GETFD) < 0 ||
+	    watch_make_room(l, fd) != 0) /* no room for a number that is no file's */
 		return NULL;
 	watch *w = calloc(1, sizeof(*w));
 	if (!w)
@@ -386,7 +387,7 @@ static int fiber_wait_fd(fiber *f, ctx *c, int fd, int events)
 	w->waiting = false;
 	if (!w->kept || w->armed != WAIT_READ)
 		watch_stop(w);
-	return outcome == 0 ? w->ready : -1;
+	return outcome == 0 ? w->ready : fail(ctx_err(c)->code); /* libuv has had errno in between */
 }
 
 int wait_fd(ctx *c, int fd, int events)
