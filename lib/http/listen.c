@@ -56,11 +56,17 @@ static int listen_unix(const char *path)
 
 /* ---- host:port --------------------------------------------------------------------------------------- */
 
+static bool is_port(const char *text)
+{
+	size_t digits = strspn(text, "0123456789");
+	return digits >= 1 && digits <= 5 && text[digits] == '\0' && strtoul(text, NULL, 10) <= UINT16_MAX;
+}
+
 /* "host:port", "[v6]:port" or ":port" into its two parts; host has room for the whole. False: malformed. */
 static bool split_address(const char *address, char *host, const char **port)
 {
 	const char *colon = strrchr(address, ':');
-	if (!colon || colon[1] == '\0')
+	if (!colon || !is_port(colon + 1))
 		return false;
 	size_t size = (size_t)(colon - address);
 	bool brackets = size >= 2 && address[0] == '[' && colon[-1] == ']';
@@ -76,12 +82,7 @@ static bool split_address(const char *address, char *host, const char **port)
 
 static int listen_all(const char *port)
 {
-	char *end;
-	unsigned long number = strtoul(port, &end, 10);
-	if (*end || number > 65535) {
-		errno = EINVAL;
-		return -1;
-	}
+	unsigned long number = strtoul(port, NULL, 10);
 	/* One socket for both families, unless the machine has no IPv6. */
 	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)number)};
 	int fd = listen_on((const struct sockaddr *)&in6, sizeof(in6));

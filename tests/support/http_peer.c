@@ -1,0 +1,273 @@
+#include "http_peer.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "support.h"
+
+enum { PATIENCE = 20 }; /* seconds until a read is taken for hanging */
+
+struct http_peer_server {
+	http_server *server;
+	ctx *ctx;
+	pthread_t thread;
+	int result;
+	char address[64];
+	struct sockaddr_in in;
+};
+
+static void die(const char *what)
+{
+	perror(what);
+	abort();
+}
+
+/* ---- A server ---------------------------------------------------------------------------------------- */
+
+static void *serve(void *arg)
+{
+	http_peer_server *s = arg;
+	s->result = http_serve(s->server, s->ctx);
+	return NULL;
+}
+
+http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes)
+{
+	http_server_options chosen = {0};
+	if (options)
+		chosen = *options;
+	if (chosen.workers == 0)
+		chosen.workers = 1;
+	http_peer_server *s = calloc(1, sizeof(*s));
+	if (!s || !(s->ctx = ctx_with_cancel(ctx_background())) || !(s->server = http_server_new(&chosen)))
+		die("http_server_new");
+	for (; routes->pattern; routes++)
+		if (http_handle(s->server, routes->pattern, routes->handler, routes->data) != 0)
+			die(routes->pattern);
+	if (http_listen(s->server, "127.0.0.1:0", s->address, sizeof(s->address)) != 0)
+		die("http_listen");
+	s->in.sin_family = AF_INET;
+	s->in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	s->in.sin_port = htons((uint16_t)atoi(strrchr(s->address, ':') + 1));
+	if (pthread_create(&s->thread, NULL, serve, s) != 0)
+		die("pthread_create");
+	return s;
+}
+
+http_server *http_peer_server_of(const http_peer_server *s)
+{
+	return s->server;
+}
+
+const char *http_peer_address(const http_peer_server *s)
+{
+	return s->address;
+}
+
+void http_peer_drain(http_peer_server *s)
+{
+	ctx_cancel(s->ctx);
+}
+
+int http_peer_stop(http_peer_server *s)
+{
+	http_peer_drain(s);
+	pthread_join(s->thread, NULL);
+	int result = s->result;
+	http_server_free(s->server);
+	ctx_release(s->ctx);
+	free(s);
+	return result;
+}
+
+/* ---- A client ---------------------------------------------------------------------------------------- */
+
+int http_peer_connect(const http_peer_server *s)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval patience = {.tv_sec = PATIENCE * support_patience()};
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0 ||
+	    connect(fd, (const struct sockaddr *)&s->in, sizeof(s->in)) != 0)
+		die("connect");
+	return fd;
+}
+
+bool http_peer_send_bytes(int fd, const void *data, size_t size)
+{
+	for (const char *from = data; size > 0;) {
+		ssize_t sent = send(fd, from, size, MSG_NOSIGNAL);
+		if (sent <= 0)
+			return false;
+		from += sent;
+		size -= (size_t)sent;
+	}
+	return true;
+}
+
+bool http_peer_send(int fd, const char *text)
+{
+	return http_peer_send_bytes(fd, text, strlen(text));
+}
+
+void http_peer_reset(int fd)
+{
+	struct linger linger = {.l_onoff = 1};
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	close(fd);
+}
+
+/* Bytes read so far, NUL-terminated. */
+struct bytes {
+	char *data;
+	size_t size, capacity;
+};
+
+static void add_byte(struct bytes *b, char c)
+{
+	if (b->size + 2 > b->capacity) {
+		b->capacity = b->capacity ? b->capacity * 2 : 1024;
+		b->data = realloc(b->data, b->capacity);
+		if (!b->data)
+			die("realloc");
+	}
+	b->data[b->size++] = c;
+	b->data[b->size] = '\0';
+}
+
+/* Byte by byte, so that nothing behind what is wanted is taken. False: the end. */
+static bool read_byte(int fd, struct bytes *b)
+{
+	char c;
+	if (recv(fd, &c, 1, 0) != 1)
+		return false;
+	add_byte(b, c);
+	return true;
+}
+
+static bool read_until(int fd, struct bytes *b, const char *end)
+{
+	size_t size = strlen(end);
+	while (read_byte(fd, b))
+		if (b->size >= size && memcmp(b->data + b->size - size, end, size) == 0)
+			return true;
+	return false;
+}
+
+static bool read_exactly(int fd, struct bytes *b, size_t size)
+{
+	char piece[16 * 1024];
+	while (size > 0) {
+		ssize_t got = recv(fd, piece, size < sizeof(piece) ? size : sizeof(piece), 0);
+		if (got <= 0)
+			return false;
+		for (ssize_t i = 0; i < got; i++)
+			add_byte(b, piece[i]);
+		size -= (size_t)got;
+	}
+	return true;
+}
+
+static bool read_chunks(int fd, struct bytes *body)
+{
+	for (;;) {
+		struct bytes line = {0};
+		bool whole = read_until(fd, &line, "\r\n");
+		size_t size = whole ? strtoul(line.data, NULL, 16) : 0;
+		free(line.data);
+		struct bytes end = {0};
+		whole = whole && read_exactly(fd, body, size) && read_until(fd, &end, "\r\n");
+		free(end.data);
+		if (!whole || size == 0)
+			return whole;
+	}
+}
+
+const char *http_peer_field(const http_peer_response *response, const char *name)
+{
+	static char value[1024];
+	size_t size = strlen(name);
+	for (const char *line = strstr(response->head, "\r\n"); line; line = strstr(line, "\r\n")) {
+		line += 2;
+		if (strncasecmp(line, name, size) == 0 && line[size] == ':') {
+			line += size + 1 + strspn(line + size + 1, " ");
+			snprintf(value, sizeof(value), "%.*s", (int)strcspn(line, "\r"), line);
+			return value;
+		}
+	}
+	return NULL;
+}
+
+http_peer_response http_peer_read(int fd, bool to_head)
+{
+	http_peer_response response = {0};
+	struct bytes head = {0}, body = {0};
+	bool whole;
+	do {
+		head.size = 0;
+		whole = read_until(fd, &head, "\r\n\r\n");
+	} while (whole && strncmp(head.data, "HTTP/1.1 100", 12) == 0);
+	response.head = head.data;
+	if (whole && sscanf(head.data, "HTTP/1.%*d %d", &response.status) == 1) {
+		response.chunked = http_peer_field(&response, "Transfer-Encoding");
+		const char *length = http_peer_field(&response, "Content-Length");
+		if (to_head || response.status == 204 || response.status == 304)
+			whole = true;
+		else if (response.chunked)
+			whole = read_chunks(fd, &body);
+		else if (length)
+			whole = read_exactly(fd, &body, strtoul(length, NULL, 10));
+		else
+			while (read_byte(fd, &body))
+				;
+	}
+	if (!whole)
+		response.status = head.size ? -1 : 0;
+	add_byte(&body, '\0');
+	response.body = body.data;
+	response.body_size = body.size - 1;
+	return response;
+}
+
+void http_peer_clear(http_peer_response *response)
+{
+	free(response->head);
+	free(response->body);
+	*response = (http_peer_response){0};
+}
+
+bool http_peer_closed(int fd)
+{
+	char piece[4096];
+	ssize_t got;
+	while ((got = recv(fd, piece, sizeof(piece), 0)) > 0)
+		;
+	return got == 0 || errno == ECONNRESET;
+}
+
+http_peer_response http_peer_ask(const http_peer_server *s, const char *method, const char *target,
+                                 const char *body)
+{
+	int fd = http_peer_connect(s);
+	char head[8192];
+	if (body)
+		snprintf(head, sizeof(head),
+		         "%s %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+		         method, target, strlen(body));
+	else
+		snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+		         method, target);
+	http_peer_send(fd, head);
+	if (body)
+		http_peer_send(fd, body);
+	http_peer_response response = http_peer_read(fd, strcmp(method, "HEAD") == 0);
+	close(fd);
+	return response;
+}

@@ -1,0 +1,78 @@
+/*
+ * HTTP as tests need it: a server in this process, and clients that hold the bare socket in their hands.
+ */
+#ifndef TESTS_HTTP_PEER_H
+#define TESTS_HTTP_PEER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <tether/ctx.h>
+#include <tether/http.h>
+
+/* ---- A server ---------------------------------------------------------------------------------------- */
+
+typedef struct http_peer_server http_peer_server;
+
+/* A route for http_peer_serve; the last one has no pattern. */
+typedef struct http_peer_route {
+	const char *pattern;
+	http_handler *handler;
+	void *data;
+} http_peer_route;
+
+/*
+ * Serves on 127.0.0.1, on a thread of its own, with options (NULL: defaults) and one worker unless they say
+ * otherwise. Aborts if that fails. End it with http_peer_stop.
+ */
+http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes);
+
+/* The server within, for statistics and http_server_abort; its address, "127.0.0.1:12345". Borrowed. */
+http_server *http_peer_server_of(const http_peer_server *s);
+const char *http_peer_address(const http_peer_server *s);
+
+/* Ends the context it serves under: the drain begins. Returns at once. */
+void http_peer_drain(http_peer_server *s);
+
+/* Drains, waits for the end, frees. What http_serve returned. */
+int http_peer_stop(http_peer_server *s);
+
+/* ---- A client ---------------------------------------------------------------------------------------- */
+
+/* A connected, blocking socket whose reads and writes give up after a generous while. Aborts on failure. */
+int http_peer_connect(const http_peer_server *s);
+
+/* Sends text, or size bytes, all of it. False if the other side is gone. */
+bool http_peer_send(int fd, const char *text);
+bool http_peer_send_bytes(int fd, const void *data, size_t size);
+
+/* Closes so that the other side gets a reset. */
+void http_peer_reset(int fd);
+
+/* A response as it came. */
+typedef struct http_peer_response {
+	int status; /* 0: none came, only the end of the stream; -1: what came is no whole response */
+	char *head; /* status line and fields as sent, NUL-terminated */
+	char *body; /* without its chunks, NUL-terminated */
+	size_t body_size;
+	bool chunked;
+} http_peer_response;
+
+/*
+ * Reads one response, framed by Content-Length, chunks, or the end of the stream. to_head: it answers a HEAD,
+ * so no body follows. The bytes of a pipelined one behind it are left in the socket. Free with _clear.
+ */
+http_peer_response http_peer_read(int fd, bool to_head);
+void http_peer_clear(http_peer_response *response);
+
+/* The value of a field of the head, valid until the next call; NULL: absent. */
+const char *http_peer_field(const http_peer_response *response, const char *name);
+
+/* Whether the other side has ended the stream (read to its end, discarding), within the generous while. */
+bool http_peer_closed(int fd);
+
+/* One request on a connection of its own, "Connection: close"; body may be NULL. Free with _clear. */
+http_peer_response http_peer_ask(const http_peer_server *s, const char *method, const char *target,
+                                 const char *body);
+
+#endif
