@@ -46,7 +46,10 @@ void error_message(pg_error *error, const char *message)
 		bool space = *p == '\n' || *p == '\t' || *p == '\r';
 		if (space && (n == 0 || error->message[n - 1] == ' '))
 			continue;
-		error->message[n++] = space ? ' ' : *p;
+		error->message[n] = *p;
+		if (space)
+			error->message[n] = ' ';
+		n++;
 	}
 	while (n > 0 && error->message[n - 1] == ' ')
 		n--;

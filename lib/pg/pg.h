@@ -87,7 +87,7 @@ typedef struct pg_pool_options {
 	 * whose rows were not looked at any more), on the pool's own thread: it must not block. NULL: not called.
 	 */
 	void (*on_settled)(const pg_settled *settled, void *data);
-	void *data;                   /* for on_settled */
+	void *data; /* for on_settled */
 } pg_pool_options;
 
 /*
@@ -186,9 +186,9 @@ pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params);
 pg_rows *pg_tx_query(ctx *c, pg_tx *tx, const char *sql, pg_params params);
 pg_rows *pg_tx_query_row(ctx *c, pg_tx *tx, const char *sql, pg_params params);
 pg_rows *pg_tx_exec(ctx *c, pg_tx *tx, const char *sql, pg_params params);
-pg_rows *pg_conn_query(ctx *c, pg_conn *conn, const char *sql, pg_params params);
-pg_rows *pg_conn_query_row(ctx *c, pg_conn *conn, const char *sql, pg_params params);
-pg_rows *pg_conn_exec(ctx *c, pg_conn *conn, const char *sql, pg_params params);
+pg_rows *pg_conn_query(ctx *c, pg_conn *session, const char *sql, pg_params params);
+pg_rows *pg_conn_query_row(ctx *c, pg_conn *session, const char *sql, pg_params params);
+pg_rows *pg_conn_exec(ctx *c, pg_conn *session, const char *sql, pg_params params);
 
 /* ---- Rows ------------------------------------------------------------------------------------------- */
 
@@ -232,8 +232,8 @@ bool pg_rows_bool(pg_rows *rows, int column, bool *value);
  * After a statement whose context ended the session is still yours: the next statement waits until it has settled.
  */
 pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool);
-const pg_error *pg_conn_error(const pg_conn *conn);
-void pg_conn_release(pg_conn *conn);
+const pg_error *pg_conn_error(const pg_conn *session);
+void pg_conn_release(pg_conn *session);
 
 typedef enum pg_isolation {
 	PG_ISOLATION_DEFAULT,

@@ -56,9 +56,18 @@ static void keep_result(pg_rows *rows, PGresult *result)
 	rows->row = -1;
 }
 
+/* Gathering several rows, libpq gives the command's tag with the last of them; else with the empty result after them. */
+static void note_affected(pg_rows *rows, PGresult *result)
+{
+	const char *count = PQcmdTuples(result);
+	if (*count)
+		rows->affected = strtoull(count, NULL, 10);
+}
+
 /* Takes a result over. true: it brought rows that the caller is to have. */
 static bool digest(pg_rows *rows, PGresult *result)
 {
+	note_affected(rows, result);
 	bool keeps = rows->mode == ROWS_STREAM || (rows->mode == ROWS_FIRST && !rows->result);
 	switch (PQresultStatus(result)) {
 #ifdef LIBPQ_HAS_CHUNK_MODE
@@ -70,14 +79,11 @@ static bool digest(pg_rows *rows, PGresult *result)
 		keep_result(rows, result);
 		return rows->mode == ROWS_STREAM;
 	case PGRES_TUPLES_OK: /* the end of the rows: none are in it, but the columns' names are */
-		rows->affected = strtoull(PQcmdTuples(result), NULL, 10);
 		if (!keeps)
 			break;
 		keep_result(rows, result);
 		return false;
 	case PGRES_COMMAND_OK:
-		rows->affected = strtoull(PQcmdTuples(result), NULL, 10);
-		break;
 	case PGRES_EMPTY_QUERY:
 		break;
 	case PGRES_COPY_IN:
