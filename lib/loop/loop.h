@@ -10,7 +10,7 @@
  *
  *	static void echo(void *arg)
  *	{
- *		client *client = arg;
+ *		struct client *client = arg;
  *		ctx_auto *session = ctx_with_timeout(client->ctx, 30 * CTX_SECOND);
  *		while (session && wait_fd(session, client->fd, WAIT_READ) == WAIT_READ && copy_back(client->fd))
  *			;
