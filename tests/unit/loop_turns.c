@@ -189,6 +189,25 @@ Test(loop_turns, what_a_libuv_callback_makes_ready_runs_without_another_event, .
 	in_fiber(wait_for_timer, &timer);
 }
 
+/* libuv's timers must not count from before a fiber's long work: it would come late by as much. */
+static void work_long(void *arg)
+{
+	uv_timer_init(loop_uv(loop_current()), arg);
+	uv_update_time(loop_uv(loop_current()));
+	uv_timer_start(arg, set_by_timer, 1100, 0);
+	int64_t begin = ctx_now();
+	while (ctx_now() - begin < CTX_SECOND)
+		;
+	wait_event_wait(NULL, &by_timer);
+	cr_expect(lt(i64, ctx_now() - begin, 1900 * CTX_MILLISECOND));
+}
+
+Test(loop_turns, timers_are_not_late_by_what_fibers_took, .timeout = 30)
+{
+	uv_timer_t timer;
+	in_fiber(work_long, &timer);
+}
+
 /* ---- Wake-ups ----------------------------------------------------------------------------------------- */
 
 enum { BURST = 1000 };
