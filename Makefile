@@ -52,6 +52,7 @@ SERVER_OBJ   := $(call object,$(SERVER_SRC)) $(SERVER_PAGES:%.html=$(BUILD)/obj/
 SUPPORT_OBJ  := $(call object,$(SUPPORT_SRC))
 
 LIBRARIES    := $(foreach lib,tether tether-ctx,$(BUILD)/lib$(lib).a $(BUILD)/lib$(lib).so)
+PKGCONFIG    := $(BUILD)/tether.pc $(BUILD)/tether-ctx.pc
 ALBUMD       := $(if $(SERVER_SRC),$(BUILD)/albumd)
 EXAMPLES     := $(foreach src,$(EXAMPLE_SRC),$(BUILD)/examples/$(subst /examples/,_,$(src:lib/%.c=%)))
 TESTS        := $(TEST_SRC:%.c=$(BUILD)/%)
@@ -87,7 +88,7 @@ LINK    = $(CC) -pthread $(CFLAGS) $(SANITIZER) -Wl,-z,relro,-z,now,-z,noexecsta
 
 # --- Everything
 
-all: $(LIBRARIES) $(ALBUMD) $(EXAMPLES) ## build the libraries, albumd and the examples (the default)
+all: $(LIBRARIES) $(PKGCONFIG) $(ALBUMD) $(EXAMPLES) ## build the libraries, albumd and the examples (the default)
 
 # --- Compiling. A change of flags rebuilds everything; a change in which files there are, what is linked from them.
 
@@ -113,7 +114,7 @@ PUBLIC := ctx_* CTX_* loop_* wait_* pg_* PG_* http_* HTTP_*
 define layer_object
 $(BUILD)/obj/lib/$(1).o: $(call object,$(wildcard lib/$(1)/*.c)) $(BUILD)/sources
 	$$(call say,layer,$(1))$(LD) -r $(call object,$(wildcard lib/$(1)/*.c)) -o $$@ && \
-	  objcopy --wildcard $(PUBLIC:%=--keep-global-symbol='%') $$@
+	  objcopy --localize-hidden --wildcard $(PUBLIC:%=--keep-global-symbol='%') $$@
 endef
 $(foreach layer,$(LAYERS),$(eval $(call layer_object,$(layer))))
 
@@ -223,10 +224,15 @@ format: ## bring the C files into form
 
 # --- Installing
 
-define pkgconfig_file
-prefix=$(PREFIX)\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\n\nName: $(1)\nDescription: $(2)\nVersion: \
-$(VERSION)\nLibs: -L$${libdir} -l$(1)\nLibs.private: -pthread\nCflags: -I$${includedir}\n$(if $(3),Requires.private: $(3)\n)
-endef
+pkgconfig_file = $(call remember,'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
+  'Name: $(1)' 'Description: $(2)' 'Version: $(VERSION)' 'Libs: -L$${libdir} -l$(1)' 'Libs.private: -pthread' \
+  'Cflags: -I$${includedir}' $(if $(3),'Requires.private: $(3)'))
+
+$(BUILD)/tether.pc: FORCE
+	$(call pkgconfig_file,tether,Cancellable HTTP requests over cancellable PostgreSQL queries,$(LIB_PACKAGES))
+
+$(BUILD)/tether-ctx.pc: FORCE
+	$(call pkgconfig_file,tether-ctx,Contexts: cancellation and deadlines and values for C)
 
 install: all ## install under PREFIX (/usr/local), below DESTDIR if set
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/tether
@@ -238,10 +244,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR if set
 	  ln -sf $$lib.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$$lib.so.$(ABI) && \
 	  ln -sf $$lib.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/$$lib.so || exit 1; \
 	done
-	printf '$(call pkgconfig_file,tether,Cancellable HTTP requests over cancellable PostgreSQL queries,$(LIB_PACKAGES))' \
-	  >$(DESTDIR)$(PREFIX)/lib/pkgconfig/tether.pc
-	printf '$(call pkgconfig_file,tether-ctx,Contexts: cancellation and deadlines and values for C)' \
-	  >$(DESTDIR)$(PREFIX)/lib/pkgconfig/tether-ctx.pc
+	install -m 644 $(PKGCONFIG) $(DESTDIR)$(PREFIX)/lib/pkgconfig
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/albumd $(DESTDIR)$(PREFIX)/lib/libtether.* $(DESTDIR)$(PREFIX)/lib/libtether-ctx.* \
