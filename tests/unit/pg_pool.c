@@ -175,8 +175,13 @@ static void note_order(void *arg)
 	many *m = arg;
 	pg_conn *session = pg_conn_acquire(ctx_background(), m->t->pool);
 	m->failed += pg_conn_error(session) != NULL;
-	m->order++;
 	pg_conn_release(session);
+	m->order++;
+}
+
+static bool one_was_served(void *arg)
+{
+	return ((many *)arg)->order == 1;
 }
 
 typedef struct numbered {
@@ -275,7 +280,13 @@ typedef struct queued {
 	test_pool *t;
 	ctx *c;
 	pg_error error;
+	_Atomic(bool) over;
 } queued;
+
+static bool is_over(void *arg)
+{
+	return ((queued *)arg)->over;
+}
 
 static void stand_in_queue(void *arg)
 {
@@ -284,6 +295,7 @@ static void stand_in_queue(void *arg)
 	if (pg_rows_error(r))
 		q->error = *pg_rows_error(r);
 	pg_rows_close(r);
+	q->over = true;
 }
 
 Test(pg_pool, a_waiter_whose_context_ends_leaves_the_queue_and_sends_nothing)
@@ -343,8 +355,8 @@ Test(pg_pool, a_connection_handed_over_as_the_context_ends_goes_to_the_next)
 		cr_assert(waiting_become(t, 2));
 		queued race = {.c = first.c, .error.cause = (void *)session};
 		together(2, cancel_or_release, &race);
-		cr_assert(loop_fibers_become(loop_thread_loop(l), 0));
-		cr_assert(eq(int, next.order, 1));
+		cr_assert(eventually(is_over, &first, BOUND_MS));
+		cr_assert(eventually(one_was_served, &next, BOUND_MS));
 		cr_assert(eq(int, next.failed, 0));
 		cr_assert(pool_at_rest(t));
 		ctx_end(first.c);
@@ -556,7 +568,7 @@ Test(pg_pool, close_wakes_the_waiters_and_waits_for_what_is_lent)
 	loop_spawn(loop_thread_loop(l), stand_in_queue, &q);
 	cr_assert(waiting_become(t, 1));
 	pthread_create(&closer, NULL, close_on_thread, t);
-	cr_assert(loop_fibers_become(loop_thread_loop(l), 0));
+	cr_assert(eventually(is_over, &q, BOUND_MS));
 	cr_expect(eq(str, (char *)kind_of(&q.error), "closed"));
 	pg_conn *late = pg_conn_acquire(ctx_background(), t->pool);
 	cr_expect(eq(str, (char *)kind_of(pg_conn_error(late)), "closed"));
