@@ -49,6 +49,8 @@ bool lease_end(lease *l, ctx *c)
 
 bool lease_was_settling(lease *l)
 {
+	if (!l->pool)
+		return false; /* it never began */
 	pool_lock(l->pool);
 	bool settling = l->settling;
 	l->settling = false;

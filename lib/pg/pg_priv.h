@@ -323,7 +323,7 @@ int lease_enter(lease *l);            /* what it was: QUIET means entered */
 void lease_leave(lease *l, ctx *c);   /* back to QUIET; or taken, if c is done */
 void lease_take(lease *l, ctx *c);    /* if it is QUIET; any thread */
 bool lease_end(lease *l, ctx *c);     /* while IN_CALL: gives the connection back, as conn_return */
-bool lease_was_settling(lease *l);    /* of one that is TAKEN; the first time it is asked */
+bool lease_was_settling(lease *l);    /* whether a query was in flight as it was taken; true only once */
 
 /* ---- rows.c, session.c ------------------------------------------------------------------------------ */
 
@@ -383,6 +383,7 @@ void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params 
 void rows_stream(pg_rows *rows, lease *l, pg_conn *session);
 
 pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode);
+bool session_is_over(pg_conn *session); /* true, with session->error; the end of its context included */
 conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
 void session_leave(pg_conn *session, ctx *c,
                    pg_error *error); /* error: the statement's, which may end the session */

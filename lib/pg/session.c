@@ -78,16 +78,24 @@ static bool skip_rest(ctx *c, pg_conn *session, pg_error *error)
 	return false;
 }
 
+bool session_is_over(pg_conn *session)
+{
+	if (!session->error.kind && session->ctx)
+		error_if_done(&session->error, session->ctx);
+	return session->error.kind;
+}
+
 conn *session_enter(ctx *c, pg_conn *session, pg_error *error)
 {
 	if (session->magic != SESSION_MAGIC)
 		pg_misuse("pg", "not a pinned connection or transaction, or given back before");
-	if (error_if_done(error, c))
-		return NULL;
-	if (session->error.kind) {
+	if (session_is_over(session)) {
 		*error = session->error;
+		error->settling = session->ctx && lease_was_settling(&session->lease);
 		return NULL;
 	}
+	if (error_if_done(error, c))
+		return NULL;
 	if (session->rows) {
 		error_set(error, PG_ERROR_USAGE, "the rows of the query before are still open");
 		return NULL;
@@ -99,14 +107,9 @@ conn *session_enter(ctx *c, pg_conn *session, pg_error *error)
 	}
 	if (use == LEASE_IN_CALL)
 		pg_misuse("pg", "a pinned connection or transaction is used from two threads at once");
-	if (use == LEASE_TAKEN) {
-		/* Only the transaction's own context takes it between statements. */
-		error_if_done(&session->error, session->ctx);
-		session->error.settling = lease_was_settling(&session->lease);
-		*error = session->error;
-		session->error.settling = false;
-		return NULL;
-	}
+	if (use ==
+	    LEASE_TAKEN) /* just now, and only the transaction's own context takes it between statements */
+		return session_enter(c, session, error);
 	return skip_rest(c, session, error) ? session->lease.conn : NULL;
 }
 

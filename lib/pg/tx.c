@@ -68,7 +68,9 @@ pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options)
 
 const pg_error *pg_tx_error(const pg_tx *tx)
 {
-	return tx->session.error.kind && !tx->committed ? &tx->session.error : NULL;
+	/* The end of its context may be news; but for that, asking changes nothing. */
+	pg_conn *session = &((pg_tx *)(uintptr_t)tx)->session;
+	return session_is_over(session) && !tx->committed ? &session->error : NULL;
 }
 
 /* Once COMMIT is on its way, only PostgreSQL's answer says what came of it. */
@@ -95,7 +97,7 @@ bool pg_commit(pg_tx *tx)
 	pg_conn *session = &tx->session;
 	pg_error error;
 	error_clear(&error);
-	conn *cn = session->error.kind ? NULL : session_enter(session->ctx, session, &error);
+	conn *cn = session_enter(session->ctx, session, &error);
 	if (!cn) {
 		if (!session->error.kind)
 			session->error = error;

@@ -271,6 +271,10 @@ TEST_BOTH_WAYS(pg_pool, a_context_that_is_done_comes_before_anything_else)
 	cr_expect_not(pg_pool_ping(c, t->pool, &error));
 	pg_tx *tx = pg_begin(c, t->pool, NULL);
 	cr_expect(eq(str, (char *)kind_of(pg_tx_error(tx)), "canceled"));
+	r = pg_exec(ctx_background(), tx, "SELECT 1", PG_NO_PARAMS);
+	cr_expect(eq(str, (char *)kind_of(pg_rows_error(r)), "canceled"));
+	pg_rows_close(r);
+	cr_expect_not(pg_commit(tx));
 	pg_rollback(tx);
 	cr_expect(eq(u64, stats_of(t).acquires, 0));
 	test_pool_close(t);
