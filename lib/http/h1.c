@@ -50,6 +50,7 @@ struct h1 {
 	worker *worker;
 	struct MHD_Daemon *daemon;
 	conn *accepting; /* handed to MHD_add_connection right now */
+	conn *ending;    /* those to be closed after this MHD_run, unless it has found a request */
 	bool want_run;
 	uv_poll_t poll;   /* of MHD's epoll descriptor */
 	uv_timer_t timer; /* MHD's timeout */
@@ -253,6 +254,37 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
 	}
 }
 
+/* A client that has said all it will is through when MHD has nothing left of it. */
+static void end_if_idle(conn *c)
+{
+	h1 *h = c->worker->h1;
+	if (c->ending)
+		return;
+	c->ending = true;
+	c->next_ending = h->ending;
+	h->ending = conn_ref(c);
+	h->want_run = true;
+}
+
+static bool has_unread(const conn *c)
+{
+	int arrived = 0;
+	return ioctl(c->fd, FIONREAD, &arrived) == 0 && arrived > 0;
+}
+
+static void end_idle_ones(h1 *h)
+{
+	conn *next;
+	for (conn *c = h->ending; c; c = next) {
+		next = c->next_ending;
+		c->ending = false;
+		if (c->watched && !c->request && !has_unread(c))
+			conn_kick(c);
+		conn_unref(c);
+	}
+	h->ending = NULL;
+}
+
 static void let_go(http_request *request, bool sent)
 {
 	conn *c = request->conn;
@@ -274,6 +306,8 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
 	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
 	if (c->gone || c->worker->draining)
 		conn_kick(c);
+	else if (c->half_closed)
+		end_if_idle(c);
 }
 
 static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
@@ -321,12 +355,11 @@ static void h1_hangup(conn *c)
 /* What has begun, or arrived, is answered. */
 static void h1_drain(conn *c)
 {
-	int arrived = 0;
-	if (!c->request && (ioctl(c->fd, FIONREAD, &arrived) != 0 || arrived == 0))
+	if (!c->request && !has_unread(c))
 		conn_kick(c);
 }
 
-static const protocol h1_protocol = {.hangup = h1_hangup, .drain = h1_drain};
+static const protocol h1_protocol = {.hangup = h1_hangup, .half_close = end_if_idle, .drain = h1_drain};
 
 void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size)
 {
@@ -380,6 +413,7 @@ static bool on_turn(loop_turn *turn)
 		return false;
 	h->want_run = false;
 	MHD_run(h->daemon);
+	end_idle_ones(h);
 	int64_t timeout = mhd_timeout(h);
 	if (timeout == 0)
 		h->want_run = true;

@@ -8,8 +8,8 @@
  * The watch is level-triggered, hence stopped at its first event; `gone` remembers it.
  *
  * A client that only shut down its sending side may be waiting for its answer all the same. Like Go and
- * nginx we take it for gone; where the server's options say otherwise only the full end counts (EPOLLHUP,
- * EPOLLERR), which epoll reports whatever it is asked for.
+ * nginx we take it for gone. Where the server's options say otherwise it is gone at the full end only
+ * (EPOLLHUP, EPOLLERR), which epoll reports whatever it is asked for.
  */
 #include <errno.h>
 
@@ -57,11 +57,18 @@ void conn_kick(conn *c)
 static void on_hangup(uv_poll_t *watch, int status, int events)
 {
 	conn *c = container_of(watch, conn, watch);
-	(void)status, (void)events; /* libuv says UV_EBADF for EPOLLERR: gone, too */
 	if (c->magic != CONN_MAGIC)
 		http_misuse("http", "a connection's memory was overwritten");
 	uv_poll_stop(watch);
-	c->gone = true;
+	bool waits = c->worker->server->options.half_close_is_waiting && !c->half_closed;
+	if (waits && status == 0 && (events & UV_DISCONNECT)) {
+		/* UV_PRIORITIZED: urgent data, which nobody sends. The handle is told of EPOLLHUP and EPOLLERR. */
+		uv_poll_start(watch, UV_PRIORITIZED, on_hangup);
+		c->half_closed = true;
+		c->protocol->half_close(c);
+		return;
+	}
+	c->gone = true; /* a status other than 0 is libuv's way to say EPOLLERR */
 	c->protocol->hangup(c);
 }
 
@@ -73,10 +80,7 @@ int conn_watch(conn *c)
 		errno = -error;
 		return -1;
 	}
-	/* UV_PRIORITIZED: urgent data, which nobody sends, but the handle is told of EPOLLHUP and EPOLLERR. */
-	error = uv_poll_start(&c->watch,
-	                      w->server->options.half_close_is_waiting ? UV_PRIORITIZED : UV_DISCONNECT,
-	                      on_hangup);
+	error = uv_poll_start(&c->watch, UV_DISCONNECT, on_hangup);
 	conn_ref(c); /* the handle's, until it is closed */
 	c->watched = true;
 	c->next = w->conns;

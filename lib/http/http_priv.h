@@ -262,7 +262,9 @@ enum { CONN_MAGIC = 0x636f6e6e };
 /* What a connection's protocol must react to. */
 typedef struct protocol {
 	void (*hangup)(conn *c); /* the client has left: conn->gone is set. Called once */
-	void (*drain)(conn *c);  /* no more requests after those that have begun: close if there are none */
+	void (*half_close)(
+		conn *c);       /* it sends no more, but may wait: conn->half_closed is set. Once at most */
+	void (*drain)(conn *c); /* no more requests after those that have begun: close if there are none */
 } protocol;
 
 struct conn {
@@ -272,11 +274,14 @@ struct conn {
 	const protocol *protocol;
 	conn *next, *previous; /* on the worker's list, while the socket is open */
 	int fd;
-	bool gone;   /* the client has left, seen or not yet acted upon; never unset */
-	bool kicked; /* we have shut the socket down */
+	bool gone;        /* the client has left, seen or not yet acted upon; never unset */
+	bool half_closed; /* it sends no more: see half_close_is_waiting */
+	bool kicked;      /* we have shut the socket down */
 	bool watched;
 	uv_poll_t watch;
 	http_request *request; /* h1: the one that has begun and is not over */
+	conn *next_ending;     /* h1: on its list of those to be closed */
+	bool ending;
 	char peer[64];
 };
 
@@ -341,6 +346,7 @@ struct http_server {
 	ctx *abort;           /* cancelled by http_server_abort */
 	pthread_mutex_t lock; /* guards state, and the workers' loops against stats while they come and go */
 	enum server_state state;
+	atomic_size_t workers_accepting;
 	wait_event workers_idle;
 	atomic_size_t workers_busy; /* whose connections are not all closed, in a drain */
 

@@ -235,15 +235,25 @@ static void drain_conns(worker *w)
 	}
 }
 
-/* On the worker's loop. What waits in the kernel has been accepted on its client's behalf: it is served. */
+/* What waits in the kernel has been accepted on its client's behalf and is served. The last one shuts the door. */
+static void stop_accepting(worker *w)
+{
+	http_server *server = w->server;
+	pause_accepting(w);
+	uv_timer_stop(&w->accept_again);
+	for (size_t i = 0; i < server->listener_count; i++)
+		while (accept_some(w, &server->listeners[i]))
+			;
+	if (atomic_fetch_sub(&server->workers_accepting, 1) == 1)
+		for (size_t i = 0; i < server->listener_count; i++)
+			listener_close(&server->listeners[i]);
+}
+
+/* On the worker's loop. */
 static void drain_worker(loop_task *task)
 {
 	worker *w = container_of(task, worker, drain);
-	pause_accepting(w);
-	uv_timer_stop(&w->accept_again);
-	for (size_t i = 0; i < w->server->listener_count; i++)
-		while (accept_some(w, &w->server->listeners[i]))
-			;
+	stop_accepting(w);
 	w->draining = true;
 	drain_conns(w);
 	stop_if_idle(w);
@@ -361,6 +371,7 @@ static int start_workers(http_server *server, ctx *base)
 	while (server->worker_count < count && result == 0)
 		result = worker_init(&workers[server->worker_count++], server, base);
 	pthread_mutex_unlock(&server->lock);
+	atomic_store(&server->workers_accepting, count);
 	atomic_store(&server->workers_busy, count);
 	while (running < count && result == 0)
 		if ((result = start_thread(&workers[running])) == 0)
@@ -405,8 +416,6 @@ static void drain(http_server *server, ctx *base)
 		}
 	}
 	join_workers(server, server->worker_count);
-	for (size_t i = 0; i < server->listener_count; i++)
-		listener_close(&server->listeners[i]);
 	enter(server, SERVER_DRAINING, SERVER_STOPPED);
 }
 

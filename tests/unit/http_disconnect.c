@@ -1,0 +1,389 @@
+/*
+ * A client that leaves ends its request's context, whatever stage the request is in and whichever way the
+ * client goes: by FIN, by reset, by half-close.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <dirent.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <tether/loop.h>
+
+#include "http_peer.h"
+#include "support.h"
+
+/* ---- What is observed -------------------------------------------------------------------------------- */
+
+static struct {
+	atomic_int begun;                 /* requests whose head was read */
+	atomic_int entered;               /* handlers that have begun */
+	atomic_int returned;              /* and returned */
+	atomic_int done;                  /* requests that are over */
+	atomic_int left;                  /* of these, with 499 and HTTP_CLIENT_DISCONNECTED */
+	_Atomic(const ctx_error *) cause; /* of the last handler that waited */
+	_Atomic(ctx *) last;              /* the last request's context, retained */
+} seen;
+
+static bool on_request(http_request *request, void *data)
+{
+	(void)data;
+	ctx *before = atomic_exchange(&seen.last, ctx_retain(http_request_ctx(request)));
+	ctx_release(before);
+	atomic_fetch_add(&seen.begun, 1);
+	return true;
+}
+
+static void on_done(http_request *request, const http_outcome *outcome, void *data)
+{
+	(void)request, (void)data;
+	if (outcome->status == 499 && outcome->cause == &HTTP_CLIENT_DISCONNECTED)
+		atomic_fetch_add(&seen.left, 1);
+	atomic_fetch_add(&seen.done, 1);
+}
+
+static const http_server_options watched = {.on_request = on_request, .on_done = on_done};
+
+struct wanted {
+	atomic_int *counter;
+	int value;
+};
+
+static bool reached(void *arg)
+{
+	const struct wanted *wanted = arg;
+	return atomic_load(wanted->counter) >= wanted->value;
+}
+
+static bool reaches(atomic_int *counter, int value)
+{
+	return eventually(reached, &(struct wanted){counter, value}, 10000);
+}
+
+static bool no_connection(void *server)
+{
+	http_server_stats stats;
+	http_server_stats_get(http_peer_server_of(server), &stats);
+	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
+}
+
+static void waits(http_request *request, http_response *response)
+{
+	ctx *c = http_request_ctx(request);
+	atomic_fetch_add(&seen.entered, 1);
+	wait_done(c);
+	seen.cause = ctx_cause(c);
+	http_response_text(response, 200, "nobody will read this");
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+static void answers(http_request *request, http_response *response)
+{
+	(void)request;
+	http_response_text(response, 200, "hello");
+}
+
+static const http_peer_route routes[] = {
+	{"GET /wait", waits, NULL}, {"POST /wait", waits, NULL}, {"GET /hello", answers, NULL}, {0}};
+
+/* ---- Ways to leave ----------------------------------------------------------------------------------- */
+
+enum way { FIN, RESET, HALF_CLOSE, WAYS };
+
+static const char *const names[] = {"FIN", "reset", "half-close"};
+
+/* Leaves; what is returned is to be closed later, or -1. */
+static int leave(int fd, enum way way)
+{
+	if (way == RESET) {
+		http_peer_reset(fd);
+		return -1;
+	}
+	if (way == HALF_CLOSE) {
+		shutdown(fd, SHUT_WR);
+		return fd;
+	}
+	close(fd);
+	return -1;
+}
+
+/* The stages of a request in which a client may leave: what it has sent by then, and what must be so. */
+struct stage {
+	const char *name, *sends;
+	int begun, entered;
+};
+
+static const struct stage stages[] = {
+	{"while the handler waits", "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n", 1, 1},
+	{"with a request pipelined behind",
+         "GET /wait HTTP/1.1\r\nHost: h\r\n\r\nGET /hello HTTP/1.1\r\nHost: h\r\n\r\n", 1, 1},
+	{"with half a request behind", "GET /wait HTTP/1.1\r\nHost: h\r\n\r\nGET /hel", 1, 1},
+	{"after a body", "POST /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody", 1, 1},
+	{"after a chunked body",
+         "POST /wait HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", 1, 1},
+	{"while the body arrives", "POST /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\nbody", 1, 0},
+	{"before the body arrives", "POST /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\n", 1, 0},
+	{"while chunks arrive",
+         "POST /wait HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbod", 1, 0},
+	{"in the middle of the head", "GET /wait HTTP/1.1\r\nHo", 0, 0},
+	{"before anything was sent", "", 0, 0},
+};
+
+Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	int over = 0;
+	for (size_t s = 0; s < sizeof(stages) / sizeof(*stages); s++)
+		for (enum way way = FIN; way < WAYS; way++) {
+			const struct stage *stage = &stages[s];
+			int begun = seen.begun, entered = seen.entered;
+			int fd = http_peer_connect(server);
+			http_peer_send(fd, stage->sends);
+			cr_assert(reaches(&seen.begun, begun + stage->begun), "%s", stage->name);
+			cr_assert(reaches(&seen.entered, entered + stage->entered), "%s", stage->name);
+			int rest = leave(fd, way);
+			over += stage->begun;
+			cr_assert(reaches(&seen.done, over), "%s, %s: the request is not over", stage->name,
+			          names[way]);
+			cr_assert(eventually(no_connection, server, 10000),
+			          "%s, %s: the connection is not closed", stage->name, names[way]);
+			cr_assert(eq(int, seen.done, over), "%s, %s", stage->name, names[way]);
+			cr_assert(eq(int, seen.left, over), "%s, %s: not taken for a client that left",
+			          stage->name, names[way]);
+			cr_assert(eq(int, seen.entered, entered + stage->entered), "%s, %s", stage->name,
+			          names[way]);
+			if (stage->begun)
+				cr_assert(eq(ptr, (void *)ctx_cause(seen.last),
+				             (void *)&HTTP_CLIENT_DISCONNECTED),
+				          "%s, %s", stage->name, names[way]);
+			if (stage->entered)
+				cr_assert(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED),
+				          "%s, %s", stage->name, names[way]);
+			if (rest >= 0) {
+				cr_assert(http_peer_closed(rest), "%s, %s: the server keeps its side open",
+				          stage->name, names[way]);
+				close(rest);
+			}
+		}
+	http_peer_stop(server);
+	ctx_release(seen.last);
+}
+
+/* While it stands in a queue, for a database connection say, the waiter leaves that at once. */
+static pthread_mutex_t queue_mutex = PTHREAD_MUTEX_INITIALIZER;
+static wait_queue queue = WAIT_QUEUE_INIT;
+
+static void queues(http_request *request, http_response *response)
+{
+	void *handed;
+	pthread_mutex_lock(&queue_mutex);
+	atomic_fetch_add(&seen.entered, 1);
+	int result = wait_queue_wait(http_request_ctx(request), &queue, &queue_mutex, &handed);
+	pthread_mutex_unlock(&queue_mutex);
+	cr_assert(eq(int, result, -1));
+	seen.cause = ctx_cause(http_request_ctx(request));
+	http_response_status(response, 503);
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+static bool queue_is(void *length)
+{
+	pthread_mutex_lock(&queue_mutex);
+	bool is = queue.length == *(size_t *)length;
+	pthread_mutex_unlock(&queue_mutex);
+	return is;
+}
+
+Test(http_disconnect, takes_the_request_out_of_a_queue, .timeout = 60)
+{
+	http_peer_server *server =
+		http_peer_serve(&watched, (http_peer_route[]){{"GET /", queues, NULL}, {0}});
+	int fds[30];
+	for (int i = 0; i < 30; i++) {
+		fds[i] = http_peer_connect(server);
+		http_peer_send(fds[i], "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+	}
+	cr_assert(eventually(queue_is, &(size_t){30}, 10000));
+	/* From the middle, the end and the front. */
+	for (int i = 0; i < 30; i++) {
+		int at = (i * 7 + 13) % 30;
+		int rest = leave(fds[at], (enum way)(i % WAYS));
+		cr_assert(eventually(queue_is, &(size_t){(size_t)(29 - i)}, 10000));
+		if (rest >= 0)
+			close(rest);
+	}
+	cr_assert(reaches(&seen.left, 30));
+	http_peer_stop(server);
+	ctx_release(seen.last);
+}
+
+/* The end of the stream that comes in one packet with the request: MHD may overlook it. */
+Test(http_disconnect, together_with_the_request, .timeout = 120)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	const int rounds = 300;
+	for (int i = 0; i < rounds; i++) {
+		int fd = http_peer_connect(server);
+		http_peer_send(fd, i % 2 ? "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n"
+		                         : "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+		int rest = leave(fd, (enum way)(i % WAYS));
+		if (rest >= 0) {
+			cr_assert(http_peer_closed(rest));
+			close(rest);
+		}
+	}
+	cr_assert(eventually(no_connection, server, 20000));
+	cr_expect(eq(int, seen.done, seen.begun));
+	cr_expect(eq(int, seen.returned, seen.entered));
+	http_peer_stop(server);
+	ctx_release(seen.last);
+}
+
+/* ---- Not a disconnect -------------------------------------------------------------------------------- */
+
+Test(http_disconnect, leaving_after_the_answer_is_none, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	for (enum way way = FIN; way < WAYS; way++) {
+		int fd = http_peer_connect(server);
+		http_peer_send(fd, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+		http_peer_response response = http_peer_read(fd, false);
+		cr_expect(eq(int, response.status, 200));
+		http_peer_clear(&response);
+		int rest = leave(fd, way);
+		cr_assert(eventually(no_connection, server, 10000), "%s", names[way]);
+		if (rest >= 0)
+			close(rest);
+	}
+	cr_expect(eq(int, seen.done, 3));
+	cr_expect(eq(int, seen.left, 0));
+	cr_expect(eq(ptr, (void *)ctx_cause(seen.last), (void *)&HTTP_REQUEST_FINISHED));
+	http_peer_stop(server);
+	ctx_release(seen.last);
+}
+
+static void sleeps(http_request *request, http_response *response)
+{
+	atomic_fetch_add(&seen.entered, 1);
+	if (wait_sleep(http_request_ctx(request), 50 * CTX_MILLISECOND) == 0)
+		http_response_text(response, 200, "slept");
+	else
+		seen.cause = ctx_cause(http_request_ctx(request));
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+/* With half_close_is_waiting a client may shut its sending side down and still be answered; a reset is a reset. */
+Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
+{
+	http_server_options options = watched;
+	options.half_close_is_waiting = true;
+	http_peer_server *server =
+		http_peer_serve(&options, (http_peer_route[]){{"GET /sleep", sleeps, NULL},
+	                                                      {"GET /hello", answers, NULL},
+	                                                      {"GET /wait", waits, NULL},
+	                                                      {0}});
+	for (int i = 0; i < 20; i++) {
+		int fd = http_peer_connect(server);
+		int entered = seen.entered;
+		http_peer_send(fd, i % 2 ? "GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n"
+		                         : "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+		if (i % 4 == 1)
+			cr_assert(reaches(&seen.entered, entered + 1));
+		shutdown(fd, SHUT_WR);
+		http_peer_response response = http_peer_read(fd, false);
+		cr_assert(eq(int, response.status, 200), "round %d", i);
+		http_peer_clear(&response);
+		cr_assert(http_peer_closed(fd), "round %d", i);
+		close(fd);
+	}
+	cr_expect(eq(int, seen.left, 0));
+	int entered = seen.entered;
+	int fd = http_peer_connect(server);
+	http_peer_send(fd, "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+	cr_assert(reaches(&seen.entered, entered + 1));
+	http_peer_reset(fd);
+	cr_assert(reaches(&seen.left, 1));
+	cr_assert(eventually(no_connection, server, 10000));
+	http_peer_stop(server);
+	ctx_release(seen.last);
+}
+
+/* ---- Nothing is left behind -------------------------------------------------------------------------- */
+
+static size_t open_files(void)
+{
+	size_t n = 0;
+	DIR *dir = opendir("/proc/self/fd");
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+struct baseline {
+	http_peer_server *server;
+	size_t files;
+};
+
+static bool back_at_baseline(void *arg)
+{
+	const struct baseline *baseline = arg;
+	return no_connection(baseline->server) && open_files() == baseline->files;
+}
+
+enum { BATCH = 50 };
+
+static void leave_many(http_peer_server *server, int total)
+{
+	for (int i = 0; i < total; i += BATCH) {
+		int fds[BATCH], rests[BATCH];
+		int entered = seen.entered;
+		for (int j = 0; j < BATCH; j++) {
+			fds[j] = http_peer_connect(server);
+			http_peer_send(fds[j], "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+		}
+		cr_assert(reaches(&seen.entered, entered + BATCH));
+		for (int j = 0; j < BATCH; j++)
+			rests[j] = leave(fds[j], (enum way)(j % WAYS));
+		for (int j = 0; j < BATCH; j++)
+			if (rests[j] >= 0)
+				close(rests[j]);
+	}
+}
+
+Test(http_disconnect, ten_thousand_leave_nothing_behind, .timeout = 300)
+{
+	const int total = support_patience() > 5 ? 1000 : 10000;
+	http_server_options options = watched;
+	options.workers = 2;
+	struct baseline baseline = {.server = http_peer_serve(&options, routes)};
+	leave_many(baseline.server, 2 * BATCH); /* what is made on first use has been made */
+	cr_assert(eventually(no_connection, baseline.server, 10000));
+	baseline.files = open_files();
+	http_server_stats before, after;
+	http_server_stats_get(http_peer_server_of(baseline.server), &before);
+
+	leave_many(baseline.server, total);
+	int fd = http_peer_connect(baseline.server);
+	for (int i = 0; i < total; i++) {
+		http_peer_send(fd, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
+		http_peer_response response = http_peer_read(fd, false);
+		cr_assert(eq(int, response.status, 200));
+		http_peer_clear(&response);
+	}
+	close(fd);
+
+	cr_expect(eventually(back_at_baseline, &baseline, 10000));
+	http_server_stats_get(http_peer_server_of(baseline.server), &after);
+	cr_expect(eq(u64, after.disconnects_total, (uint64_t)(total + 2 * BATCH)));
+	cr_expect(eq(u64, after.requests_total - before.requests_total, (uint64_t)(2 * total)));
+	cr_expect(eq(sz, after.fibers, 0));
+	cr_expect(le(sz, after.stacks, before.stacks + BATCH));
+	cr_expect(eq(int, seen.done, seen.begun));
+	cr_expect(eq(int, http_peer_stop(baseline.server), 0));
+	ctx_release(seen.last);
+}
