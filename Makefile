@@ -159,7 +159,7 @@ $(foreach src,$(EXAMPLE_SRC),$(eval $(call example,$(src))))
 FALLIBLE := malloc calloc realloc strdup strndup pthread_create eventfd
 
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
-	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $(FALLIBLE:%=-Wl,--wrap=%) $^ $(LIB_LIBS) $(TEST_LIBS) -o $@
+	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $(FALLIBLE:%=-Wl,--wrap=%) $^ $(LIB_LIBS) $(TEST_LIBS) -lm -o $@
 
 $(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
 	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(filter-out -lcriterion,$(TEST_LIBS)) -o $@
