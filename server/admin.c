@@ -1,0 +1,63 @@
+#include "admin.h"
+
+#include "text.h"
+
+/* Alive: this very answer is the proof. */
+static void get_livez(http_request *request, http_response *response)
+{
+	(void)request;
+	http_response_text(response, 200, "ok\n");
+}
+
+/*
+ * Ready: PostgreSQL answers and the server is not draining. A ping that only waited for one of many busy
+ * connections says nothing against PostgreSQL: taking a busy instance out of service would only make the
+ * others busier.
+ */
+static void get_readyz(http_request *request, http_response *response)
+{
+	const admin *a = http_request_data(request);
+	http_server_stats server;
+	http_server_stats_get(a->server, &server);
+	if (server.draining) {
+		http_response_problem(response, 503, "The server is draining.");
+		return;
+	}
+	ctx_auto *c = ctx_with_timeout(http_request_ctx(request), CTX_SECOND);
+	pg_error error;
+	if (!c) {
+		http_response_problem(response, 500, NULL);
+	} else if (pg_pool_ping(c, a->pool, &error)) {
+		http_response_text(response, 200, "ok\n");
+	} else {
+		pg_pool_stats pool;
+		pg_pool_stats_get(a->pool, &pool);
+		bool queued = error.kind == PG_ERROR_SATURATED ||
+		              (error.kind == PG_ERROR_DEADLINE && !error.settling);
+		if (queued && pool.busy == pool.size)
+			http_response_text(response, 200, "ok, every database connection is busy\n");
+		else
+			http_response_problem(response, 503, error.message);
+	}
+}
+
+static void get_metrics(http_request *request, http_response *response)
+{
+	const admin *a = http_request_data(request);
+	text_auto body = {0};
+	metrics_write(a->metrics, a->server, a->pool, &body);
+	if (body.failed)
+		http_response_problem(response, 500, NULL);
+	else
+		http_response_body(response, 200, "text/plain; version=0.0.4; charset=utf-8", body.data,
+		                   body.size);
+}
+
+int admin_handle(http_server *server, admin *a)
+{
+	return http_handle(server, "GET /livez", get_livez, a) < 0 ||
+	                       http_handle(server, "GET /readyz", get_readyz, a) < 0 ||
+	                       http_handle(server, "GET /metrics", get_metrics, a) < 0
+	               ? -1
+	               : 0;
+}

@@ -1,0 +1,21 @@
+/*
+ * admin.h — what operators ask: whether albumd lives, whether it is ready, and what it counts.
+ */
+#ifndef ALBUMD_ADMIN_H
+#define ALBUMD_ADMIN_H
+
+#include <tether/http.h>
+#include <tether/pg.h>
+
+#include "metrics.h"
+
+typedef struct admin {
+	const http_server *server; /* the one that serves albums */
+	pg_pool *pool;
+	const metrics *metrics;
+} admin;
+
+/* Adds the handlers; a is borrowed while the server lives. 0, or -1 with errno. */
+int admin_handle(http_server *server, admin *a);
+
+#endif

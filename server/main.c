@@ -1,0 +1,308 @@
+/*
+ * albumd: start-up, wiring, signals.
+ *
+ *	main thread        serves albums (http_serve), drains, then takes everything down
+ *	admin thread       serves the admin listener until the albums' drain is over
+ *	signal thread      says that the drain has begun, and makes a second signal end it at once
+ *	first-look thread  asks the database once whether it is there, for the log
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <tether/ctx.h>
+#include <tether/http.h>
+#include <tether/pg.h>
+
+#include "access.h"
+#include "admin.h"
+#include "albums.h"
+#include "config.h"
+#include "log.h"
+#include "metrics.h"
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2 };
+
+typedef struct app {
+	config config;
+	metrics *metrics;
+	access_log access;
+	pg_pool *pool;
+	albums albums;
+	http_server *server;
+	admin admin;
+	http_server *admin_server; /* NULL: off */
+	char bound[128], admin_bound[128];
+	bool served;
+	ctx *stop; /* done at the first signal */
+	ctx *over; /* done when the drain is over */
+	pthread_t admin_thread, signal_thread, first_look_thread;
+} app;
+
+__attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	fputs("albumd: ", stderr);
+	vfprintf(stderr, format, arguments);
+	fputc('\n', stderr);
+	va_end(arguments);
+}
+
+/* ---- Opening: each says what is wrong, and how to mend it -------------------------------------------- */
+
+/* A connection is a file descriptor: as many as the administrator allows, not as many as select(2) could take. */
+static void raise_file_limit(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+}
+
+static int open_pool(app *a)
+{
+	const config *c = &a->config;
+	pg_error error;
+	a->pool = pg_pool_open(
+		&(pg_pool_options){
+			.conninfo = c->database_url,
+			.application_name = "albumd",
+			.size = c->pool_size,
+			.queue_size = c->queue_size,
+			/* PostgreSQL's own limit must not be what ends a query while we are alive. */
+			.statement_timeout = c->query_timeout + CTX_SECOND,
+			.liveness_interval = CTX_SECOND,
+			.on_settled = access_settled,
+			.data = &a->access,
+		},
+		&error);
+	if (a->pool)
+		return EXIT_OK;
+	complain("--database-url: %s", error.message);
+	return error.kind == PG_ERROR_USAGE ? EXIT_WRONG_USAGE : EXIT_FAILED;
+}
+
+static int listen_on(http_server *server, const char *flag, const char *address, char *bound, size_t size)
+{
+	if (http_listen(server, address, bound, size) == 0)
+		return EXIT_OK;
+	const char *remedy = errno == EADDRINUSE
+	                             ? "something listens there already: stop it, or choose another port"
+	                     : errno == EACCES        ? "ports below 1024 need privileges: choose another"
+	                     : errno == EADDRNOTAVAIL ? "this machine has no such address"
+	                                              : "is it an address of this machine?";
+	complain("cannot listen on %s (%s): %s (--%s)", address, strerror(errno), remedy, flag);
+	return EXIT_FAILED;
+}
+
+static int open_server(app *a)
+{
+	const config *c = &a->config;
+	a->albums =
+		(albums){.pool = a->pool, .query_timeout = c->query_timeout, .allow_delay = c->allow_delay};
+	a->server = http_server_new(&(http_server_options){
+		.workers = c->workers,
+		.drain_timeout =
+			c->drain_timeout ? c->drain_timeout : 1, /* 0 would be the library's default */
+		.on_request = access_begin,
+		.on_done = access_end,
+		.data = &a->access,
+	});
+	if (!a->server || albums_handle(a->server, a->metrics, &a->albums) < 0) {
+		complain("out of memory");
+		return EXIT_FAILED;
+	}
+	return listen_on(a->server, "listen", c->listen, a->bound, sizeof(a->bound));
+}
+
+static int open_admin(app *a)
+{
+	if (!a->config.admin_listen)
+		return EXIT_OK;
+	a->admin = (admin){.server = a->server, .pool = a->pool, .metrics = a->metrics};
+	a->admin_server = http_server_new(&(http_server_options){.workers = 1, .drain_timeout = CTX_SECOND});
+	if (!a->admin_server || admin_handle(a->admin_server, &a->admin) < 0) {
+		complain("out of memory");
+		return EXIT_FAILED;
+	}
+	return listen_on(a->admin_server, "admin-listen", a->config.admin_listen, a->admin_bound,
+	                 sizeof(a->admin_bound));
+}
+
+static int open_contexts(app *a)
+{
+	a->stop = ctx_with_signals(ctx_background(), (const int[]){SIGTERM, SIGINT}, 2);
+	a->over = ctx_with_cancel(ctx_background());
+	if (a->stop && a->over)
+		return EXIT_OK;
+	complain("cannot watch for signals: %s", strerror(errno));
+	return EXIT_FAILED;
+}
+
+/* ---- The threads ------------------------------------------------------------------------------------ */
+
+static void *serve_admin(void *arg)
+{
+	app *a = arg;
+	if (http_serve(a->admin_server, a->over) < 0)
+		log_message(LOG_ERROR, "the admin listener could not be served", "error", strerror(errno));
+	return NULL;
+}
+
+static void *watch_signals(void *arg)
+{
+	app *a = arg;
+	ctx_wait(a->stop);
+	if (ctx_err(a->over))
+		return NULL;
+	log_message(LOG_INFO, "draining; a second signal ends what is in flight at once", "cause",
+	            ctx_cause(a->stop)->message);
+	ctx_auto *again = ctx_with_signals(a->over, (const int[]){SIGTERM, SIGINT}, 2);
+	if (again && ctx_wait(again) && !ctx_err(a->over)) {
+		log_message(LOG_WARN, "ending what is in flight", "cause", ctx_cause(again)->message);
+		http_server_abort(a->server);
+	}
+	return NULL;
+}
+
+/* A database that is down at the start is no reason not to start: it may come. But it is worth a line. */
+static void *look_at_database(void *arg)
+{
+	app *a = arg;
+	ctx_auto *c = ctx_with_timeout(a->stop, 10 * CTX_SECOND);
+	if (!c)
+		return NULL;
+	pg_rows_auto *row = pg_query_row(
+		c, a->pool, "SELECT to_regclass('album') IS NOT NULL, current_database()", PG_NO_PARAMS);
+	const pg_error *error = pg_rows_error(row);
+	bool loaded = false;
+	if (error && error->kind != PG_ERROR_CANCELED)
+		log_message(LOG_WARN, "the database cannot be reached; until it can, answers are 503",
+		            "error", error->message);
+	else if (!error && pg_rows_bool(row, 0, &loaded) && !loaded)
+		log_message(LOG_WARN, "the database has no table album: load sql/schema.sql into it",
+		            "database", pg_rows_text(row, 1));
+	else if (!error)
+		log_message(LOG_INFO, "the database is reachable", "database", pg_rows_text(row, 1));
+	return NULL;
+}
+
+/* ---- Serving ---------------------------------------------------------------------------------------- */
+
+static const char *scheme(const char *bound)
+{
+	return strncmp(bound, "unix:", 5) == 0 ? "" : "http://";
+}
+
+static void say_ready(const app *a)
+{
+	if (a->admin_server)
+		printf("albumd: admin on %s%s\n", scheme(a->admin_bound), a->admin_bound);
+	printf("albumd: listening on %s%s\n", scheme(a->bound), a->bound);
+	if (isatty(STDOUT_FILENO) && scheme(a->bound)[0]) {
+		printf("\n  Try, in another terminal:\n\n"
+		       "    curl http://%s/albums\n"
+		       "    curl http://%s/albums/1\n",
+		       a->bound, a->bound);
+		if (a->config.allow_delay)
+			printf("    curl 'http://%s/albums?delay=60s'     and press Ctrl-C: "
+			       "PostgreSQL stops "
+			       "at once\n",
+			       a->bound);
+		putchar('\n');
+	}
+	fflush(stdout);
+}
+
+static int start_threads(app *a, int *started)
+{
+	const struct {
+		pthread_t *thread;
+		void *(*run)(void *);
+		bool wanted;
+	} threads[] = {
+		{&a->signal_thread, watch_signals, true},
+		{&a->first_look_thread, look_at_database, true},
+		{&a->admin_thread, serve_admin, a->admin_server != NULL},
+	};
+	for (*started = 0; *started < 3 && threads[*started].wanted; ++*started) {
+		int failure = pthread_create(threads[*started].thread, NULL, threads[*started].run, a);
+		if (failure) {
+			complain("cannot start a thread: %s", strerror(failure));
+			return EXIT_FAILED;
+		}
+	}
+	return EXIT_OK;
+}
+
+static int serve(app *a)
+{
+	int started;
+	int status = start_threads(a, &started);
+	if (status == EXIT_OK) {
+		say_ready(a);
+		a->served = true;
+		if (http_serve(a->server, a->stop) < 0) {
+			complain("cannot serve: %s", strerror(errno));
+			status = EXIT_FAILED;
+		}
+	}
+	ctx_cancel(a->over);
+	ctx_cancel(a->stop);
+	const pthread_t threads[] = {a->signal_thread, a->first_look_thread, a->admin_thread};
+	for (int i = 0; i < started; i++)
+		pthread_join(threads[i], NULL);
+	return status;
+}
+
+static void close_all(app *a)
+{
+	http_server_free(a->server);
+	http_server_free(a->admin_server);
+	/* Waits for the cancelled queries to settle, whose lines in the log come last. */
+	pg_pool_close(a->pool);
+	if (a->served)
+		log_message(LOG_INFO, "stopped", NULL, NULL);
+	log_close();
+	ctx_end(a->stop);
+	ctx_end(a->over);
+	metrics_free(a->metrics);
+}
+
+int main(int argc, char **argv)
+{
+	static app a;
+	switch (config_read(&a.config, argc, argv)) {
+	case CONFIG_SERVE:
+		break;
+	case CONFIG_DONE:
+		return EXIT_OK;
+	case CONFIG_WRONG:
+		return EXIT_WRONG_USAGE;
+	}
+	raise_file_limit();
+	signal(SIGPIPE, SIG_IGN);
+	if (!log_open((log_level)a.config.log_level, (log_format)a.config.log_format) ||
+	    !(a.metrics = a.access.metrics = metrics_new())) {
+		complain("out of memory");
+		return EXIT_FAILED;
+	}
+	int status = open_contexts(&a);
+	if (status == EXIT_OK)
+		status = open_pool(&a);
+	if (status == EXIT_OK)
+		status = open_server(&a);
+	if (status == EXIT_OK)
+		status = open_admin(&a);
+	if (status == EXIT_OK)
+		status = serve(&a);
+	close_all(&a);
+	return status;
+}

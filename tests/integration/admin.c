@@ -1,0 +1,164 @@
+/* The admin listener and the log: what operators see. */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client.h"
+#include "service.h"
+#include "support.h"
+
+enum { TIMEOUT_MS = 10000 };
+
+Test(admin, lives_and_is_ready, .timeout = 60)
+{
+	service *s = service_start(NULL);
+	reply r;
+
+	cr_expect(eq(int, client_get(s->admin_port, "/livez", &r, TIMEOUT_MS), 200));
+	cr_expect(eq(str, r.body, "ok\n"));
+	reply_free(&r);
+	cr_expect(eq(int, client_get(s->admin_port, "/readyz", NULL, TIMEOUT_MS), 200));
+	cr_expect(eq(int, client_get(s->port, "/metrics", NULL, TIMEOUT_MS), 404), "not where the public is");
+	service_stop(s);
+}
+
+Test(admin, is_ready_when_every_connection_is_busy, .timeout = 60)
+{
+	service *s = service_start((const char *const[]){"--pool-size", "1", NULL});
+	client *c = client_connect(s->port);
+
+	cr_assert(client_send_get(c, "/albums?delay=4s"));
+	cr_assert(service_runs(s, 1, TIMEOUT_MS));
+	cr_expect(eq(int, client_get(s->admin_port, "/readyz", NULL, TIMEOUT_MS), 200));
+	client_close(c);
+	service_stop(s);
+}
+
+Test(admin, counts_what_happened, .timeout = 60)
+{
+	service *s = service_start((const char *const[]){"--query-timeout", "300ms", NULL});
+	client *c;
+
+	client_get(s->port, "/albums/1", NULL, TIMEOUT_MS);
+	client_get(s->port, "/albums/2", NULL, TIMEOUT_MS);
+	client_get(s->port, "/albums/nothing", NULL, TIMEOUT_MS);
+	client_get(s->port, "/nothing", NULL, TIMEOUT_MS);
+	client_get(s->port, "/albums?delay=10s", NULL, TIMEOUT_MS);
+	c = client_connect(s->port);
+	cr_assert(client_send_get(c, "/albums?delay=10s"));
+	cr_assert(service_runs(s, 1, TIMEOUT_MS));
+	client_close(c);
+
+	cr_expect(service_metric_becomes(
+		s, "http_requests_total{route=\"/albums\",method=\"GET\",status=\"499\"}", 1, TIMEOUT_MS));
+	cr_expect(service_metric_becomes(
+		s, "db_query_cancel_total{reason=\"client_disconnect\",outcome=\"kept\"}", 1, TIMEOUT_MS));
+	cr_expect(service_metric_becomes(s, "db_query_cancel_total{reason=\"deadline\",outcome=\"kept\"}", 1,
+	                                 TIMEOUT_MS));
+	static const struct {
+		const char *name;
+		double value;
+	} expected[] = {
+		{"http_requests_total{route=\"/albums/{id}\",method=\"GET\",status=\"200\"}", 2},
+		{"http_requests_total{route=\"/albums/{id}\",method=\"GET\",status=\"404\"}", 1},
+		{"http_requests_total{route=\"other\",method=\"GET\",status=\"404\"}", 1},
+		{"http_requests_total{route=\"/albums\",method=\"GET\",status=\"504\"}", 1},
+		{"http_request_failures_total{reason=\"deadline\"}", 1},
+		{"http_request_failures_total{reason=\"client_disconnect\"}", 1},
+		{"http_request_duration_seconds_count{route=\"/albums/{id}\",method=\"GET\"}", 3},
+		{"http_request_duration_seconds_bucket{route=\"/albums/{id}\",method=\"GET\",le=\"+Inf\"}",
+	         3},
+		{"db_query_cancel_duration_seconds_count", 2},
+		{"db_pool_size", 16},
+		{"http_requests_in_flight", 0},
+		{"http_client_disconnects_total", 1},
+		{"log_lines_dropped_total", 0},
+	};
+	for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+		cr_expect(eq(dbl, service_metric(s, expected[i].name), expected[i].value), "%s",
+		          expected[i].name);
+	service_stop(s);
+}
+
+/* Every line that is no comment: a name, maybe labels, a number; every family introduced once, before its samples. */
+Test(admin, metrics_have_prometheus_form, .timeout = 60)
+{
+	service *s = service_start(NULL);
+	reply r;
+	char *rest, *line, family[128] = "";
+	int samples = 0;
+
+	cr_assert(eq(int, client_get(s->port, "/albums/1", NULL, TIMEOUT_MS), 200));
+	cr_assert(eq(int, client_get(s->admin_port, "/metrics", &r, TIMEOUT_MS), 200));
+	rest = r.body;
+	while ((line = strsep(&rest, "\n")) && *line) {
+		if (strncmp(line, "# TYPE ", 7) == 0) {
+			snprintf(family, sizeof family, "%.*s", (int)strcspn(line + 7, " "), line + 7);
+			continue;
+		}
+		if (line[0] == '#')
+			continue;
+		char *number = strrchr(line, ' ');
+		char *end;
+
+		cr_assert_not_null(number, "%s", line);
+		strtod(number + 1, &end);
+		cr_expect(number[1] && !*end, "no number: %s", line);
+		cr_expect(strncmp(line, family, strlen(family)) == 0, "%s is not of the family %s", line,
+		          family);
+		samples++;
+	}
+	cr_expect(samples > 100);
+	reply_free(&r);
+	service_stop(s);
+}
+
+Test(admin, log_tells_each_request, .timeout = 60)
+{
+	service *s = service_start(NULL);
+	json_t *line;
+
+	client_get(s->port, "/albums/1?x=%0a%22y", NULL, TIMEOUT_MS);
+	line = service_log(s, "/albums/1?x=%0a%22y", TIMEOUT_MS);
+	cr_assert_not_null(line);
+	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "method")), "GET"));
+	cr_expect(eq(int, (int)json_integer_value(json_object_get(line, "status")), 200));
+	cr_expect(json_real_value(json_object_get(line, "duration_ms")) > 0);
+	cr_expect_null(json_object_get(line, "reason"));
+	cr_expect_not_null(json_string_value(json_object_get(line, "time")));
+	json_decref(line);
+	service_stop(s);
+}
+
+/* What a client sends cannot end a line, begin another, or reach a terminal as a control sequence. */
+Test(admin, log_cannot_be_forged, .timeout = 60)
+{
+	static const char *const formats[] = {"json", "text"};
+
+	for (int i = 0; i < 2; i++) {
+		service *s = service_start((const char *const[]){"--log-format", formats[i], NULL});
+		client *c = client_connect(s->port);
+		char *output;
+
+		cr_assert(client_send(c,
+		                      "GET /x?\x1b[31m\x7f\xc3\x28\xc2\x9b[31m HTTP/1.1\r\nHost: h\r\n\r\n"));
+		reply r = {0};
+		client_receive(c, &r, 2000);
+		reply_free(&r);
+		client_close(c);
+		client_request(s->port, "GET\x1b[2J", "/y", "", NULL, NULL, 2000);
+		client_get(s->port, "/after", NULL, TIMEOUT_MS);
+		cr_expect(process_wait_for(s->albumd->process, "/after", TIMEOUT_MS));
+		output = process_output(s->albumd->process);
+		for (const unsigned char *at = (unsigned char *)output; *at; at++) {
+			bool control =
+				(*at < ' ' && *at != '\n') || *at == 0x7f || (*at == 0xc2 && at[1] < 0xa0);
+
+			cr_expect(not(control), "byte %02x in the log", *at);
+		}
+		free(output);
+		service_stop(s);
+	}
+}

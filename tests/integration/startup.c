@@ -1,0 +1,161 @@
+/* Starting albumd: what it says, and what it says when something is wrong. */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client.h"
+#include "process.h"
+#include "service.h"
+#include "support.h"
+
+/* Runs albumd to its end with those arguments; returns what it wrote, to be freed. */
+static char *run(const char *const args[], const char *const env[], int *status)
+{
+	const char *argv[16] = {support_built("albumd")};
+	char *output = NULL;
+
+	for (int i = 0; args[i]; i++)
+		argv[i + 1] = args[i];
+	*status = process_run(argv, env, 20000, &output);
+	return output ? output : strdup("");
+}
+
+/* Exit status 2, and one line that holds all of `words` (NULL-terminated). */
+static void expect_usage_error(const char *const args[], const char *const env[], const char *const words[])
+{
+	int status;
+	char *output = run(args, env, &status);
+
+	cr_expect(eq(int, status, 2), "%s", output);
+	cr_expect_null(strchr(output, '\n'), "more than a line: %s", output);
+	cr_expect(strncmp(output, "albumd: ", 8) == 0, "%s", output);
+	for (int i = 0; words[i]; i++)
+		cr_expect_not_null(strstr(output, words[i]), "'%s' is not in: %s", words[i], output);
+	free(output);
+}
+
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+Test(startup, wrong_values_are_one_clear_line, .timeout = 120)
+{
+	expect_usage_error(LIST("--pool-size", "0"), NULL, LIST("--pool-size", "1 to 10000"));
+	expect_usage_error(LIST("--pool-size=many"), NULL, LIST("--pool-size", "many"));
+	expect_usage_error(LIST("--pool-size", "99999999999999999999"), NULL, LIST("--pool-size"));
+	expect_usage_error(LIST("--query-timeout", "5"), NULL, LIST("--query-timeout", "5s"));
+	expect_usage_error(LIST("--query-timeout", "0"), NULL, LIST("--query-timeout"));
+	expect_usage_error(LIST("--query-timeout"), NULL, LIST("--query-timeout", "value"));
+	expect_usage_error(LIST("--drain-timeout", "1d"), NULL, LIST("--drain-timeout", "1d"));
+	expect_usage_error(LIST("--allow-delay=maybe"), NULL, LIST("--allow-delay", "on or off"));
+	expect_usage_error(LIST("--log-level", "loud"), NULL, LIST("--log-level", "debug"));
+	expect_usage_error(LIST("--log-format", "xml"), NULL, LIST("text or json"));
+	expect_usage_error(LIST("--listen", "8080"), NULL, LIST("--listen", "127.0.0.1:8080"));
+	expect_usage_error(LIST("--listen", "localhost:99999"), NULL, LIST("--listen"));
+	expect_usage_error(LIST("--admin-listen", "::1:80"), NULL, LIST("--admin-listen", "off"));
+	expect_usage_error(LIST("--colour"), NULL, LIST("--colour", "--help"));
+	expect_usage_error(LIST("serve"), NULL, LIST("serve", "--help"));
+	expect_usage_error(LIST("--database-url", "nonsense here"), NULL, LIST("--database-url"));
+	expect_usage_error(LIST("--log-level", "info"), LIST("POOL_SIZE=-3"),
+	                   LIST("POOL_SIZE", "environment"));
+	expect_usage_error(LIST("--log-level", "info"), LIST("QUERY_TIMEOUT=soon"),
+	                   LIST("QUERY_TIMEOUT", "soon"));
+}
+
+Test(startup, help_and_version, .timeout = 60)
+{
+	int status;
+	char *output = run(LIST("--help"), NULL, &status);
+
+	cr_expect(eq(int, status, 0));
+	for (const char *const *flag = LIST("--listen", "--admin-listen", "--database-url", "--pool-size",
+	                                    "--workers", "--queue-size", "--query-timeout", "--drain-timeout",
+	                                    "--allow-delay", "--log-level", "--log-format");
+	     *flag; flag++)
+		cr_expect_not_null(strstr(output, *flag), "%s is not in the help", *flag);
+	free(output);
+	output = run(LIST("--version"), NULL, &status);
+	cr_expect(eq(int, status, 0));
+	cr_expect(strncmp(output, "albumd ", 7) == 0, "%s", output);
+	free(output);
+}
+
+Test(startup, flags_win_over_the_environment, .timeout = 60)
+{
+	albumd *a = albumd_start(&(albumd_options){.args = LIST("--pool-size", "3"),
+	                                           .env = LIST("POOL_SIZE=5", "QUEUE_SIZE=7")});
+	reply r;
+
+	cr_assert_not_null(a);
+	cr_expect(eq(int, client_get(a->admin_port, "/metrics", &r, 5000), 200));
+	cr_expect_not_null(strstr(r.body, "\ndb_pool_size 3\n"));
+	reply_free(&r);
+	cr_expect(eq(int, albumd_stop(a), 0));
+	a = albumd_start(&(albumd_options){.env = LIST("POOL_SIZE=5")});
+	cr_assert_not_null(a);
+	cr_expect(eq(int, client_get(a->admin_port, "/metrics", &r, 5000), 200));
+	cr_expect_not_null(strstr(r.body, "\ndb_pool_size 5\n"));
+	reply_free(&r);
+	cr_expect(eq(int, albumd_stop(a), 0));
+}
+
+Test(startup, port_that_is_taken, .timeout = 60)
+{
+	service *s = service_start(NULL);
+	char address[32];
+	int status;
+	char *output;
+
+	snprintf(address, sizeof address, "127.0.0.1:%d", s->port);
+	output = run(LIST("--listen", address, "--admin-listen", "off"), NULL, &status);
+	cr_expect(eq(int, status, 1));
+	cr_expect(strstr(output, address) && strstr(output, "--listen") && !strchr(output, '\n'), "%s",
+	          output);
+	free(output);
+	output = run(LIST("--listen", "127.0.0.1:0", "--admin-listen", address), NULL, &status);
+	cr_expect(eq(int, status, 1));
+	cr_expect(strstr(output, address) && strstr(output, "--admin-listen") && !strchr(output, '\n'), "%s",
+	          output);
+	free(output);
+	service_stop(s);
+}
+
+/* Starts it on a database that cannot be used; it must serve all the same, and say what is wrong. */
+static void expect_complaint(const char *url, const char *complaint, int answer)
+{
+	albumd *a = albumd_start(&(albumd_options){.database_url = url});
+	reply r;
+
+	cr_assert_not_null(a);
+	cr_expect(process_wait_for(a->process, complaint, 10000), "'%s' is not in the log", complaint);
+	cr_expect(eq(int, client_get(a->port, "/albums/1", &r, 10000), answer), "%s", r.body);
+	char *retry = reply_header(&r, "Retry-After");
+	cr_expect(answer != 503 || retry, "no Retry-After");
+	free(retry);
+	reply_free(&r);
+	cr_expect(eq(int, client_get(a->admin_port, "/livez", NULL, 5000), 200));
+	if (answer == 503)
+		cr_expect(eq(int, client_get(a->admin_port, "/readyz", NULL, 5000), 503));
+	cr_expect(eq(int, albumd_stop(a), 0));
+}
+
+Test(startup, database_that_is_not_there, .timeout = 60)
+{
+	char url[96];
+
+	snprintf(url, sizeof url, "postgresql://127.0.0.1:%d/albums", support_free_port());
+	expect_complaint(url, "the database cannot be reached", 503);
+}
+
+Test(startup, database_without_the_table, .timeout = 60)
+{
+	char *url = strdup(support_database_url());
+	char other[512];
+	const char *name = strstr(url, "/albums");
+
+	cr_assert_not_null(name, "%s", url);
+	snprintf(other, sizeof other, "%.*s/postgres%s", (int)(name - url), url, name + strlen("/albums"));
+	expect_complaint(other, "sql/schema.sql", 500);
+	free(url);
+}
