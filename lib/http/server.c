@@ -235,12 +235,22 @@ static void drain_conns(worker *w)
 	}
 }
 
+/* Before the sockets are closed: libuv takes the descriptor out of epoll here, which by then may be another's. */
+static void close_acceptors(worker *w)
+{
+	if (!w->accepting)
+		return;
+	w->accepting = false;
+	for (size_t i = 0; i < w->server->listener_count; i++)
+		uv_close((uv_handle_t *)&w->acceptors[i].poll, NULL);
+	uv_close((uv_handle_t *)&w->accept_again, NULL);
+}
+
 /* What waits in the kernel has been accepted on its client's behalf and is served. The last one shuts the door. */
 static void stop_accepting(worker *w)
 {
 	http_server *server = w->server;
-	pause_accepting(w);
-	uv_timer_stop(&w->accept_again);
+	close_acceptors(w);
 	for (size_t i = 0; i < server->listener_count; i++)
 		while (accept_some(w, &server->listeners[i]))
 			;
@@ -270,9 +280,7 @@ static void cut_worker(loop_task *task)
 /* Closes the handles, on the loop's thread, or before the loop has run. */
 static void close_handles(worker *w)
 {
-	for (size_t i = 0; i < w->server->listener_count; i++)
-		uv_close((uv_handle_t *)&w->acceptors[i].poll, NULL);
-	uv_close((uv_handle_t *)&w->accept_again, NULL);
+	close_acceptors(w);
 	h1_stop(w->h1);
 	w->h1 = NULL;
 }
@@ -304,6 +312,7 @@ static int worker_init(worker *w, http_server *server, ctx *base)
 		uv_poll_init(loop_uv(w->loop), &w->acceptors[i].poll, server->listeners[i].fd);
 	}
 	start_accepting(w);
+	w->accepting = true;
 	loop_exit_add(w->loop, &w->on_exit);
 	return 0;
 }

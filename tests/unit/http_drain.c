@@ -85,8 +85,8 @@ static int ask(http_peer_server *server, const char *path)
 	char head[128];
 	int fd = http_peer_connect(server);
 	snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path);
-	http_peer_send(fd, head);
 	asked = atomic_load(&seen.entered) + 1;
+	http_peer_send(fd, head);
 	if (strcmp(path, "/hello") != 0)
 		cr_assert(eventually(reached, &asked, 10000));
 	return fd;
