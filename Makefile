@@ -107,6 +107,10 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags | $(HEADERS)
 # Criterion's cr_assert(eq(…)) assigns an int to a one-bit field, which -Wconversion reports in each test.
 $(BUILD)/obj/tests/%.o: MORE_CFLAGS = -Wno-conversion -Itests/support $(TEST_CFLAGS)
 
+# Fibers jump from stack to stack, which a shadow stack (Ubuntu's gcc asks for one) takes for an attack. One object
+# without its mark takes it off the whole program.
+$(BUILD)/obj/lib/loop/fiber.o: MORE_CFLAGS = $(if $(filter x86_64% i%86%,$(shell $(CC) -dumpmachine)),-fcf-protection=none)
+
 # A layer becomes one object in which only its public names can be seen: what its files share clashes with nobody's
 # names, neither another layer's nor those of a program that links libtether.a.
 PUBLIC := ctx_* CTX_* loop_* wait_* pg_* PG_* http_* HTTP_*
