@@ -14,9 +14,9 @@ struct arena_block {
 	max_align_t data[];
 };
 
-void arena_init(arena *a, char *first, size_t size)
+void arena_init(arena *a, void *first, size_t size)
 {
-	*a = (arena){.next = first, .end = first + size};
+	*a = (arena){.next = first, .end = (char *)first + size};
 }
 
 void arena_free(arena *a)

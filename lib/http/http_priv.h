@@ -63,7 +63,7 @@ struct arena {
 	struct arena_block *blocks; /* the larger ones, malloc'd; the first piece is the owner's */
 };
 
-void arena_init(arena *a, char *first, size_t size);
+void arena_init(arena *a, void *first, size_t size);
 void arena_free(arena *a);
 
 /* NULL with errno ENOMEM. Aligned for anything. */

@@ -45,11 +45,12 @@ static void remove_stale(const struct sockaddr_un *un)
 static int listen_unix(const char *path)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
-	if (*path == '\0' || strlen(path) >= sizeof(un.sun_path)) {
-		errno = *path ? ENAMETOOLONG : EINVAL;
+	size_t size = strlen(path);
+	if (size == 0 || size >= sizeof(un.sun_path)) {
+		errno = size ? ENAMETOOLONG : EINVAL;
 		return -1;
 	}
-	strcpy(un.sun_path, path);
+	memcpy(un.sun_path, path, size);
 	remove_stale(&un);
 	return listen_on((const struct sockaddr *)&un, sizeof(un));
 }

@@ -128,14 +128,15 @@ void request_refuse(http_request *request, int status, const char *detail)
 static void redirect(http_request *request, const char *location)
 {
 	const char *query = strchr(request->target, '?');
-	size_t size = strlen(location);
-	char *target = arena_alloc(&request->arena, size + (query ? strlen(query) : 0) + 1);
+	if (!query)
+		query = "";
+	size_t size = strlen(location) + strlen(query) + 1;
+	char *target = arena_alloc(&request->arena, size);
 	if (!target) {
 		request_refuse(request, 503, NULL);
 		return;
 	}
-	memcpy(target, location, size);
-	strcpy(target + size, query ? query : "");
+	snprintf(target, size, "%s%s", location, query);
 	request->refused = true;
 	http_response_body(&request->response, 308, NULL, NULL, 0);
 	http_response_header(&request->response, "Location", target);

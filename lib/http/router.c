@@ -312,13 +312,14 @@ static split_path *split(arena *a, const char *path)
 	if (!s)
 		return NULL;
 	s->count = 0;
-	for (; *path == '/'; path += 1 + strcspn(path + 1, "/")) {
-		struct piece *piece = &s->pieces[s->count++];
-		piece->start = path + 1;
-		piece->decoded = percent_decode(a, path + 1, strcspn(path + 1, "/"), false);
-		if (!piece->decoded)
+	do {
+		size_t size = strcspn(++path, "/");
+		const char *decoded = percent_decode(a, path, size, false);
+		if (!decoded)
 			return NULL;
-	}
+		s->pieces[s->count++] = (struct piece){.start = path, .decoded = decoded};
+		path += size;
+	} while (*path == '/');
 	return s;
 }
 
@@ -379,8 +380,7 @@ static bool wants_slash(const router *r, arena *a, const char *method, const cha
 	char *longer = arena_alloc(a, size + 2);
 	if (!longer)
 		return false;
-	memcpy(longer, path, size);
-	memcpy(longer + size, "/", 2);
+	snprintf(longer, size + 2, "%s/", path);
 	const split_path *more = split(a, longer);
 	const http_route *subtree = more ? find(r, method, more) : NULL;
 	*location = longer;

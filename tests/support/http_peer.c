@@ -23,7 +23,7 @@ struct http_peer_server {
 	struct sockaddr_in in;
 };
 
-static void die(const char *what)
+_Noreturn static void die(const char *what)
 {
 	perror(what);
 	abort();
