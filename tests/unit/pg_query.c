@@ -38,7 +38,7 @@ static void expect_error(pg_rows *rows, pg_error_kind kind, const char *sqlstate
 	cr_assert_not_null(error);
 	cr_expect(eq(int, error->kind, kind), "%s: %s", pg_error_kind_name(error->kind), error->message);
 	cr_expect(eq(str, (char *)error->sqlstate, (char *)sqlstate));
-	cr_expect(ne(int, error->message[0], 0));
+	cr_expect(ne(str, (char *)error->message, ""));
 	pg_rows_close(rows);
 }
 
@@ -356,7 +356,7 @@ Test(pg_query, refuses_more_parameters_than_the_protocol_has)
 Test(pg_query, an_error_names_the_constraint)
 {
 	pg_rows *r = row("INSERT INTO album (title, artist, price) VALUES ('x', 'y', -1)", PG_NO_PARAMS);
-	cr_expect(ne(int, pg_rows_error(r)->constraint[0], 0));
+	cr_expect(ne(str, (char *)pg_rows_error(r)->constraint, ""));
 	expect_error(r, PG_ERROR_SERVER, "23514");
 }
 

@@ -1,0 +1,160 @@
+/*
+ * lib/pg against libpq itself: what the pool, the context and the fiber add to a query and to a row.
+ *
+ *	query: 64 fibers on one loop, a pool of 16, pg_query_row of one row by its key; CPU of this process only.
+ *	       Against one connection driven by blocking libpq calls, which is the floor for its CPU.
+ *	rows:  a million rows of two columns, streamed; against a bare PQsetSingleRowMode loop.
+ */
+#include <libpq-fe.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include <tether/loop.h>
+#include <tether/pg.h>
+
+enum { QUERIES = 100000, FIBERS = 64, POOL = 16, ROUNDS = 5, ROWS = 1000000 };
+
+static const char by_key[] = "SELECT id, title, artist, price FROM album WHERE id = $1";
+static const char many[] = "SELECT i, 'title ' || i FROM generate_series(1, $1::int) i";
+
+static const char *url;
+static pg_pool *pool;
+
+static int64_t cpu_ns(void)
+{
+	struct rusage usage;
+	getrusage(RUSAGE_SELF, &usage);
+	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64_C(1000000000) +
+	       (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * INT64_C(1000);
+}
+
+static long peak_kib(void)
+{
+	struct rusage usage;
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_maxrss;
+}
+
+static void must(bool ok, const char *why)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "pg_bench: %s\n", why);
+	exit(1);
+}
+
+/* ---- Queries ------------------------------------------------------------------------------------------ */
+
+static int left;
+
+static void query_fiber(void *arg)
+{
+	ctx_auto *parent = ctx_with_cancel(ctx_background());
+	(void)arg;
+	while (left-- > 0) {
+		ctx_auto *c = ctx_with_timeout(parent, 5 * CTX_SECOND);
+		pg_rows_auto *rows = pg_query_row(c, pool, by_key, PG_PARAMS("1"));
+		must(!pg_rows_error(rows), "a query failed");
+	}
+	loop_stop(loop_current());
+}
+
+static void report(const char *what, int64_t wall, int64_t cpu, double n)
+{
+	printf("  %-34s %8.0f /s  %6.2f µs CPU each\n", what, n * 1e9 / (double)wall, (double)cpu / n / 1e3);
+}
+
+static void bench_queries(void)
+{
+	loop *l = loop_new(NULL);
+	left = QUERIES;
+	for (int i = 0; i < FIBERS; i++)
+		loop_spawn(l, query_fiber, NULL);
+	int64_t wall = ctx_now(), cpu = cpu_ns();
+	loop_run(l);
+	report("pg_query_row, 64 fibers", ctx_now() - wall, cpu_ns() - cpu, QUERIES);
+	loop_free(l);
+}
+
+static PGconn *bare_connection(void)
+{
+	PGconn *pg = PQconnectdb(url);
+	must(PQstatus(pg) == CONNECTION_OK, PQerrorMessage(pg));
+	PQclear(PQprepare(pg, "key", by_key, 0, NULL));
+	PQclear(PQprepare(pg, "many", many, 0, NULL));
+	return pg;
+}
+
+static void bench_bare_queries(void)
+{
+	const char *one[] = {"1"};
+	PGconn *pg = bare_connection();
+	int64_t wall = ctx_now(), cpu = cpu_ns();
+	for (int i = 0; i < QUERIES / 4; i++) {
+		PGresult *result = PQexecPrepared(pg, "key", 1, one, NULL, NULL, 0);
+		must(PQntuples(result) == 1, PQerrorMessage(pg));
+		PQclear(result);
+	}
+	report("bare PQexecPrepared, one connection", ctx_now() - wall, cpu_ns() - cpu, QUERIES / 4.0);
+	PQfinish(pg);
+}
+
+/* ---- Rows --------------------------------------------------------------------------------------------- */
+
+static void bench_rows(void)
+{
+	char n[16];
+	snprintf(n, sizeof(n), "%d", ROWS);
+	long before = peak_kib();
+	int64_t wall = ctx_now(), cpu = cpu_ns(), count = 0, sum = 0, id;
+	pg_rows *rows = pg_query(ctx_background(), pool, many, PG_PARAMS(n));
+	for (; pg_rows_next(rows); count++) {
+		must(pg_rows_int64(rows, 0, &id), "a number was refused");
+		sum += id;
+	}
+	must(count == ROWS && sum == INT64_C(500000500000), "rows were lost");
+	pg_rows_close(rows);
+	report("pg_rows_next, a million rows", ctx_now() - wall, cpu_ns() - cpu, ROWS);
+	printf("  %-34s %8ld KiB more at the peak\n", "", peak_kib() - before);
+}
+
+static void bench_bare_rows(void)
+{
+	char n[16];
+	const char *params[] = {n};
+	snprintf(n, sizeof(n), "%d", ROWS);
+	PGconn *pg = bare_connection();
+	PGresult *result;
+	int64_t wall = ctx_now(), cpu = cpu_ns(), count = 0, sum = 0;
+	PQsendQueryPrepared(pg, "many", 1, params, NULL, NULL, 0);
+	PQsetSingleRowMode(pg);
+	while ((result = PQgetResult(pg))) {
+		if (PQntuples(result) > 0) {
+			sum += strtoll(PQgetvalue(result, 0, 0), NULL, 10);
+			count++;
+		}
+		PQclear(result);
+	}
+	must(count == ROWS && sum == INT64_C(500000500000), "rows were lost");
+	report("bare PQsetSingleRowMode", ctx_now() - wall, cpu_ns() - cpu, ROWS);
+	PQfinish(pg);
+}
+
+int main(void)
+{
+	pg_error error;
+	url = getenv("DATABASE_URL");
+	must(url, "DATABASE_URL is not set");
+	pool = pg_pool_open(&(pg_pool_options){.conninfo = url, .size = POOL}, &error);
+	must(pool, error.message);
+	for (int round = 0; round < ROUNDS; round++) {
+		printf("round %d\n", round + 1);
+		bench_queries();
+		bench_bare_queries();
+		bench_rows();
+		bench_bare_rows();
+	}
+	pg_pool_close(pool);
+	return 0;
+}
