@@ -210,6 +210,9 @@ http_peer_response http_peer_read(int fd, bool to_head)
 	http_peer_response response = {0};
 	struct bytes head = {0}, body = {0};
 	bool whole;
+	add_byte(&head, '\0');
+	add_byte(&body, '\0');
+	body.size = 0;
 	do {
 		head.size = 0;
 		whole = read_until(fd, &head, "\r\n\r\n");
@@ -230,9 +233,8 @@ http_peer_response http_peer_read(int fd, bool to_head)
 	}
 	if (!whole)
 		response.status = head.size ? -1 : 0;
-	add_byte(&body, '\0');
 	response.body = body.data;
-	response.body_size = body.size - 1;
+	response.body_size = body.size;
 	return response;
 }
 
