@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ADMIN_TIMEOUT_MS = 10000, MAX_FLAGS = 40 };
+enum { ADMIN_TIMEOUT_MS = 10000, START_TIMEOUT_MS = 20000 };
 
 service *service_start(const char *const flags[])
 {
@@ -31,7 +31,9 @@ service *service_start_on(const char *url, const char *const flags[])
 	s->albumd = albumd_start(&(albumd_options){.database_url = own_url, .args = flags});
 	s->activity = activity_open(url);
 	free(own_url);
-	if (!s->albumd || !s->activity) {
+	/* albumd's own first look at the database must not be taken for a request's query. */
+	if (!s->albumd || !s->activity ||
+	    !process_wait_for(s->albumd->process, "the database is reachable", START_TIMEOUT_MS)) {
 		fprintf(stderr, "service: albumd or its database could not be started\n");
 		abort();
 	}
