@@ -229,8 +229,8 @@ static void begin(ctx_hook *h)
 	r->next = NULL;
 	*pool.last = r;
 	pool.last = &r->next;
-	/* In a forked child the helpers are gone. */
-	if (pool.helpers == 0)
+	/* There is one, but in a forked child, or where a successor could not be started: perhaps it can now. */
+	if (pool.idle == 0)
 		start_helper_locked();
 	pthread_cond_signal(&pool.cond);
 	pthread_mutex_unlock(&pool.mutex);

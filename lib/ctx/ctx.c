@@ -396,9 +396,9 @@ static void cancel(ctx *c, const ctx_error *cause)
 
 	if (!n)
 		return;
-	ctx_node_finish(n, &CTX_CANCELED, cause ? cause : &CTX_CANCELED);
 	if (c->kind == CTX_KIND_SIGNALS)
 		ctx_signals_stop(n);
+	ctx_node_finish(n, &CTX_CANCELED, cause ? cause : &CTX_CANCELED);
 }
 
 void ctx_cancel(ctx *c)

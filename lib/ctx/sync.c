@@ -6,8 +6,10 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <linux/futex.h>
 #include <sys/syscall.h>
+
+/* As in linux/futex.h, which is not there wherever a libc is. */
+enum { FUTEX_WAIT_PRIVATE = 0 | 128, FUTEX_WAKE_PRIVATE = 1 | 128 };
 
 #define SPINS 100
 

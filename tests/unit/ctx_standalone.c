@@ -175,12 +175,12 @@ Test(ctx_standalone, links_with_what_pkg_config_says, .disabled = UNDER_TSAN || 
 		/* with the shared library */
 		"PKG_CONFIG_PATH=\"$BUILD\"; export PKG_CONFIG_PATH; "
 		"cc -std=c11 \"$TMP/user.c\" -o \"$TMP/user\" $(pkg-config "
-	        "--define-variable=includedir=\"$BUILD/include\" "
+		"--define-variable=includedir=\"$BUILD/include\" "
 		"--define-variable=libdir=\"$BUILD\" --cflags --libs tether-ctx); LD_LIBRARY_PATH=\"$BUILD\" "
-	        "\"$TMP/user\"",
+		"\"$TMP/user\"",
 		/* with the static one */
 		"cc -std=c11 \"$TMP/user.c\" -I\"$BUILD/include\" \"$BUILD/libtether-ctx.a\" -pthread -o "
-	        "\"$TMP/user\"; "
+		"\"$TMP/user\"; "
 		"\"$TMP/user\"",
 	};
 

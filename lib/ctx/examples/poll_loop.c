@@ -13,7 +13,8 @@
 
 int main(int argc, char **argv)
 {
-	ctx_auto *c = ctx_with_timeout(ctx_background(), (argc > 1 ? atoi(argv[1]) : 1000) * CTX_MILLISECOND);
+	ctx_auto *c = ctx_with_timeout(ctx_background(),
+	                               (argc > 1 ? strtol(argv[1], NULL, 10) : 1000) * CTX_MILLISECOND);
 	int done = c ? ctx_done_fd(c) : -1;
 	struct pollfd fds[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = done, .events = POLLIN}};
 	char buffer[4096];

@@ -29,7 +29,7 @@ static unsigned count_primes(ctx *c, unsigned limit)
 
 int main(int argc, char **argv)
 {
-	int64_t timeout = (argc > 1 ? atoi(argv[1]) : 100) * CTX_MILLISECOND;
+	int64_t timeout = (argc > 1 ? strtol(argv[1], NULL, 10) : 100) * CTX_MILLISECOND;
 	ctx_auto *c = ctx_with_timeout(ctx_background(), timeout);
 
 	if (!c) {

@@ -49,7 +49,7 @@ static void *work(void *arg)
 int main(int argc, char **argv)
 {
 	ctx_auto *c = ctx_with_cancel(ctx_background());
-	pool p = {.c = c, .failing = argc > 1 ? atoi(argv[1]) : -1};
+	pool p = {.c = c, .failing = argc > 1 ? (int)strtol(argv[1], NULL, 10) : -1};
 	pthread_t threads[WORKERS];
 	int started = 0;
 
