@@ -112,7 +112,7 @@ void loop_make_ready(fiber *f); /* on its loop's thread */
 void fiber_wake(fiber *f);      /* from any thread, once for each fiber_park */
 void fiber_yield(fiber *f);     /* by the fiber itself: after all others that are ready now */
 
-/* The fiber that is running, NULL on a plain thread. On a loop's own stack nobody may wait: aborts. */
+/* The fiber that calls, NULL on a plain thread. On a loop's own stack nobody may wait: aborts, naming the call. */
 fiber *loop_waiting_fiber(const char *call);
 
 /* A broken program, told in one line; the library goes no further with it. */

@@ -157,11 +157,13 @@ int wait_event_wait(ctx *c, wait_event *e)
 int wait_done(ctx *c)
 {
 	wait_event never = WAIT_EVENT_INIT;
+	loop_waiting_fiber("wait_done");
 	return wait_event_wait(c, &never);
 }
 
 int wait_sleep(ctx *c, int64_t ns)
 {
+	loop_waiting_fiber("wait_sleep");
 	ctx *sleep = ctx_with_timeout(c, ns);
 	if (!sleep)
 		return -1;
@@ -305,8 +307,8 @@ static int watch_make_room(loop *l, int fd)
 
 static watch *watch_make(loop *l, int fd)
 {
-	if (fcntl(fd, F_GETFD) < 0 ||
-	    watch_make_room(l, fd) != 0) /* no room for a number that is no file's */
+	/* A number that is no file's must not size the table. */
+	if (fcntl(fd, F_GETFD) < 0 || watch_make_room(l, fd) != 0)
 		return NULL;
 	watch *w = calloc(1, sizeof(*w));
 	if (!w)
@@ -380,8 +382,7 @@ static int fiber_wait_fd(fiber *f, ctx *c, int fd, int events)
 		if (watch_arm(w, events) != 0)
 			return -1;
 	}
-	w->event = (wait_event)
-		WAIT_EVENT_INIT; /* an event may have come after the last wait's context was done */
+	w->event.state = NULL; /* an event may have come after the last wait's context was done */
 	w->waiting = true;
 	int outcome = wait_event_wait(c, &w->event);
 	w->waiting = false;

@@ -9,27 +9,17 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "alloc_fault.h"
+#include "child.h"
 #include "loops.h"
 #include "support.h"
+#include "under.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
-#endif
-#endif
-
-#ifdef UNDER_TSAN
-enum { MANY = 2000 }; /* ThreadSanitizer knows 8128 threads, and counts a fiber as one */
-#else
-enum { MANY = 10000 };
-#endif
+/* ThreadSanitizer knows 8128 threads, and counts a fiber as one. */
+enum { MANY = UNDER_TSAN ? 2000 : 10000 };
 
 #if __has_include(<valgrind/valgrind.h>)
 #include <valgrind/valgrind.h>
@@ -58,7 +48,7 @@ static int ended;
 /* Each writes all over its own stack before and after; what it finds must be what it wrote. */
 static void use_stack(void *arg)
 {
-	unsigned number = (unsigned)(uintptr_t)arg;
+	size_t number = (size_t)(uintptr_t)arg;
 	volatile unsigned char bytes[4096];
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (unsigned char)(number * 31 + i);
@@ -194,7 +184,7 @@ static void *spawn_many(void *arg)
 Test(loop_fibers, spawned_from_any_thread, .timeout = 120)
 {
 	pthread_t threads[SPAWNERS];
-	loop_thread *t = loop_thread_start(&(loop_options){.stack_size = 16 * 1024});
+	loop_thread *t = loop_thread_start(&(loop_options){.stack_size = 16 << 10});
 	for (int i = 0; i < SPAWNERS; i++)
 		pthread_create(&threads[i], NULL, spawn_many, loop_thread_loop(t));
 	for (int i = 0; i < SPAWNERS; i++)
@@ -209,19 +199,21 @@ Test(loop_fibers, spawned_from_any_thread, .timeout = 120)
 
 static size_t resident_kib(void)
 {
-	long total, resident;
+	char line[128] = "";
+	char *resident;
 	FILE *file = fopen("/proc/self/statm", "r");
 	cr_assert_not_null(file);
-	cr_assert(eq(int, fscanf(file, "%ld %ld", &total, &resident), 2));
+	cr_assert_not_null(fgets(line, sizeof(line), file));
 	fclose(file);
-	return (size_t)resident * (size_t)sysconf(_SC_PAGESIZE) / 1024;
+	(void)strtoul(line, &resident, 10);
+	return strtoul(resident, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE) / 1024;
 }
 
-enum { DEEP = 200, DEEP_KIB = 200 };
+static const size_t DEEP = 200, DEEP_KIB = 200;
 
 static void go_deep(void *arg)
 {
-	volatile char bytes[DEEP_KIB * 1024];
+	volatile char bytes[200 << 10];
 	for (size_t i = 0; i < sizeof(bytes); i += 512)
 		bytes[i] = 1;
 	wait_event_wait(NULL, arg);
@@ -232,11 +224,11 @@ static void deep_then_shallow(void *arg)
 {
 	size_t before = resident_kib();
 	(void)arg;
-	for (int i = 0; i < DEEP; i++)
+	for (size_t i = 0; i < DEEP; i++)
 		loop_spawn(loop_current(), go_deep, &gates[i]);
 	yield();
 	size_t deep = resident_kib();
-	for (int i = 0; i < DEEP; i++)
+	for (size_t i = 0; i < DEEP; i++)
 		wait_event_set(&gates[i]);
 	yield();
 	size_t after = resident_kib();
@@ -250,69 +242,96 @@ static void deep_then_shallow(void *arg)
 
 Test(loop_fibers, a_stack_that_went_deep_gives_its_pages_back, .timeout = 60)
 {
-	in_fiber_with(&(loop_options){.stack_size = 256 * 1024}, deep_then_shallow, NULL);
+	in_fiber_with(&(loop_options){.stack_size = 256 << 10}, deep_then_shallow, NULL);
 }
 
-static int dig(volatile char *above)
+/*
+ * The guard, tried in a child with other stacks all around: what goes over a stack's end must fault there, in the
+ * 64 KiB below it, and not write to a neighbour.
+ */
+static uintptr_t stack_low;
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+	uintptr_t at = (uintptr_t)info->si_addr;
+	(void)number, (void)context;
+	_exit(at < stack_low && at >= stack_low - (64 << 10) ? 42 : 43);
+}
+
+static void find_stack_low(void)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	char line[512];
+	FILE *maps = fopen("/proc/self/maps", "r"); /* "LOW-HIGH MODE …" */
+	while (maps && fgets(line, sizeof(line), maps)) {
+		char *end;
+		uintptr_t low = strtoul(line, &end, 16), high = strtoul(end + 1, NULL, 16);
+		if (low <= here && here < high)
+			stack_low = low;
+	}
+	if (maps)
+		fclose(maps);
+	if (here - stack_low > (256 << 10))
+		_exit(44); /* that is more than one stack, even under a sanitizer */
+}
+
+static int dig(const volatile char *above)
 {
 	volatile char here[512];
 	here[0] = above[0];
 	if (here[0] == 0)
-		return 0; /* never: overflow() begins with a 1 */
+		return 0; /* never: it begins with a 1 */
 	return dig(here) + here[0];
 }
 
-static void overflow(void *arg)
+static void overflow(void)
 {
 	volatile char bottom[1] = {1};
-	*(volatile int *)arg = dig(bottom);
+	_exit(dig(bottom));
 }
 
-static void dies_by_sigsegv(void (*fn)(void *arg), void *arg)
+/* A frame wider than a page, in code without stack probes, is first touched at its far end. */
+static void leap(void)
+{
+	*(volatile char *)(stack_low - (48 << 10)) = 1;
+}
+
+static void go_over_the_end(void *arg)
+{
+	static char signal_stack[64 << 10];
+	for (int i = 0; i < 8; i++)
+		loop_spawn(loop_current(), use_stack, (void *)(uintptr_t)i);
+	yield();
+	find_stack_low();
+	sigaltstack(&(stack_t){.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)}, NULL);
+	sigaction(SIGSEGV, &(struct sigaction){.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK},
+	          NULL);
+	(*(void (**)(void))arg)();
+}
+
+static void in_small_fiber(void *arg)
+{
+	in_fiber_with(&(loop_options){.stack_size = 64 << 10}, go_over_the_end, arg);
+}
+
+static void faults_in_the_guard(void (*fn)(void))
 {
 	if (RUNNING_ON_VALGRIND)
-		cr_skip_test("valgrind reports the child's end as an error of the test");
-	pid_t child = fork();
-	if (child == 0) {
-		setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
-		signal(SIGSEGV, SIG_DFL); /* not the sanitizer's report */
-		in_fiber(fn, arg);
-		_exit(0);
-	}
-	int status;
-	cr_assert(eq(int, waitpid(child, &status, 0), child));
-	int signal_number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-	cr_assert(eq(int, signal_number, SIGSEGV));
+		cr_skip_test("valgrind reports the child's fault as an error of the test");
+	char said[256];
+	int status = in_child(in_small_fiber, (void *)&fn, said, sizeof(said));
+	int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	cr_assert(eq(int, code, 42), "status %#x, %s", (unsigned)status, said);
 }
 
-Test(loop_fibers, an_overflow_hits_the_guard, .timeout = 60)
+Test(loop_fibers, an_overflow_faults_in_the_guard, .timeout = 60)
 {
-	int result;
-	dies_by_sigsegv(overflow, &result);
+	faults_in_the_guard(overflow);
 }
 
-/*
- * A frame wider than a page, in code without stack probes, is first touched at its far end. That must still be
- * the guard, not a neighbour's stack.
- */
-static void leap_from_the_end(void *arg)
+Test(loop_fibers, a_wide_frame_does_not_step_over_the_guard, .timeout = 60)
 {
-	char *here = __builtin_frame_address(0);
-	(void)arg;
-	FILE *maps = fopen("/proc/self/maps", "r");
-	char line[512];
-	unsigned long low, high;
-	char mode[5];
-	while (fgets(line, sizeof(line), maps))
-		if (sscanf(line, "%lx-%lx %4s", &low, &high, mode) == 3 && (unsigned long)here >= low &&
-		    (unsigned long)here < high)
-			*(volatile char *)(low - 48 * 1024) = 1;
-	fclose(maps);
-}
-
-Test(loop_fibers, the_guard_is_wider_than_a_frame, .timeout = 60)
-{
-	dies_by_sigsegv(leap_from_the_end, NULL);
+	faults_in_the_guard(leap);
 }
 
 /* ---- Failures ----------------------------------------------------------------------------------------------- */
@@ -378,13 +397,10 @@ static void spawn_until_refused(void *arg)
 	cr_assert(eq(sz, loop_stacks(l), 257));
 }
 
-Test(loop_fibers, no_memory_maps_left, .timeout = 300)
+Test(loop_fibers, no_memory_maps_left, .timeout = 300, .disabled = UNDER_TSAN)
 {
-#ifdef UNDER_TSAN
-	cr_skip_test("ThreadSanitizer knows 8128 threads, and counts a fiber as one");
-#endif
 	if (RUNNING_ON_VALGRIND)
 		cr_skip_test("valgrind itself runs out first");
 	wait_event gate = WAIT_EVENT_INIT;
-	in_fiber_with(&(loop_options){.stack_size = 16 * 1024}, spawn_until_refused, &gate);
+	in_fiber_with(&(loop_options){.stack_size = 16 << 10}, spawn_until_refused, &gate);
 }

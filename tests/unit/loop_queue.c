@@ -36,11 +36,10 @@ static bool queue_becomes(size_t length)
 
 struct customer {
 	ctx *ctx;
-	int number;
 	void *got;
+	pthread_t thread;
 	int outcome, error;
 	atomic_bool served;
-	pthread_t thread;
 };
 
 static atomic_int served_count;
@@ -73,7 +72,7 @@ enum { CUSTOMERS = 30 };
 static void line_up(struct customer *customers, loop_thread *loops[2])
 {
 	for (int i = 0; i < CUSTOMERS; i++) {
-		customers[i] = (struct customer){.ctx = ctx_with_cancel(ctx_background()), .number = i};
+		customers[i] = (struct customer){.ctx = ctx_with_cancel(ctx_background())};
 		if (i % 3 < 2)
 			cr_assert(
 				eq(int, loop_spawn(loop_thread_loop(loops[i % 3]), stand, &customers[i]), 0));
@@ -205,7 +204,7 @@ Test(loop_queue, done_after_it_was_handed_keeps_what_it_got, .timeout = 60)
 
 /* ---- A pool of tokens, taken and given back by everybody, with contexts that end at random moments ------------- */
 
-enum { TOKENS = 3, FIBERS = 20, THREADS = 2, TURNS = 2500, TAKERS = 2 * FIBERS + THREADS };
+enum { TOKENS = 3, FIBERS = 40, THREADS = 2, TURNS = 2500, TAKERS = FIBERS + THREADS };
 
 static struct token {
 	atomic_int holders;
@@ -249,7 +248,7 @@ static void take_turns(void *arg)
 			if (atomic_fetch_add(&token->holders, 1) != 0)
 				abort(); /* handed to two */
 			if (random % 8 == 0)
-				wait_sleep(ctx_background(), (random >> 8) % 50 * 1000);
+				wait_sleep(ctx_background(), (int64_t)(random >> 8) % 50 * 1000);
 			atomic_fetch_sub(&token->holders, 1);
 			token_give_back(token);
 			atomic_fetch_add(&taken, 1);
@@ -284,10 +283,10 @@ Test(loop_queue, hundred_thousand_random_hand_overs, .timeout = 300)
 		idle_tokens = &tokens[i];
 	}
 	atomic_store(&takers_left, TAKERS);
-	for (intptr_t i = 0; i < 2 * FIBERS; i++)
+	for (intptr_t i = 0; i < FIBERS; i++)
 		cr_assert(eq(int, loop_spawn(loop_thread_loop(loops[i % 2]), take_turns, (void *)i), 0));
 	for (intptr_t i = 0; i < THREADS; i++)
-		pthread_create(&threads[i], NULL, take_turns_on_thread, (void *)(2 * FIBERS + i));
+		pthread_create(&threads[i], NULL, take_turns_on_thread, (void *)(FIBERS + i));
 	cr_assert(eventually(all_taken, NULL, 200000 / support_patience()));
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);

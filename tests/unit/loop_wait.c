@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <sched.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -252,23 +251,6 @@ static void gone_after_the_wait(void *arg)
 }
 
 BOTH_WORLDS(gone_after_the_wait)
-
-static void wait_too(void *arg)
-{
-	wait_event_wait(NULL, arg);
-}
-
-static void two_wait(void *arg)
-{
-	loop_spawn(loop_current(), wait_too, arg);
-	wait_event_wait(NULL, arg);
-}
-
-Test(loop_wait, two_waiters_on_one_event_abort, .signal = SIGABRT, .timeout = 30)
-{
-	wait_event e = WAIT_EVENT_INIT;
-	in_fiber(two_wait, &e);
-}
 
 /* ---- wait_done ------------------------------------------------------------------------------------------------- */
 

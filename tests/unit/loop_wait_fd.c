@@ -522,10 +522,10 @@ Test(loop_wait_fd, out_of_memory, .timeout = 30)
 /* libuv's calls of epoll_ctl come through here. */
 static atomic_int registrations;
 
-int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	atomic_fetch_add(&registrations, 1);
-	return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+	return (int)syscall(SYS_epoll_ctl, epfd, op, fd, event);
 }
 
 static void write_byte(void *arg)
