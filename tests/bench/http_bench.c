@@ -1,0 +1,211 @@
+/*
+ * albumd as a whole: GET /albums/1 from 64 keep-alive connections (wrk) over 16 to a private PostgreSQL, beside its
+ * twin of Go's net/http, database/sql and lib/pq (http_go/) where a Go compiler and lib/pq are installed. They run
+ * in turns, so that whatever else the machine does is done to both; what counts is the ratio of the medians.
+ *
+ *	http_bench [SECONDS [ROUNDS]]     8 seconds each, three rounds
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "albumd.h"
+#include "client.h"
+#include "private_db.h"
+#include "process.h"
+#include "support.h"
+
+enum { MAX_ROUNDS = 20 };
+
+typedef struct contender {
+	const char *name;
+	process *process; /* NULL: not to be had here */
+	int port;
+	double rate[MAX_ROUNDS], cpu_us[MAX_ROUNDS], p99_ms[MAX_ROUNDS];
+} contender;
+
+/* tests/run tells tests where things are; a benchmark finds out: BUILD/bench/http_bench, SOURCE/tests/bench/…. */
+static void find_places(const char *program)
+{
+	char path[PATH_MAX];
+	if (realpath(program, path)) {
+		*strrchr(path, '/') = '\0';
+		*strrchr(path, '/') = '\0';
+		setenv("TETHER_BUILD", path, 0);
+	}
+	if (realpath(__FILE__, path)) {
+		for (int i = 0; i < 3; i++)
+			*strrchr(path, '/') = '\0';
+		setenv("TETHER_SOURCE", path, 0);
+	}
+}
+
+/* User and system time of a process so far, in microseconds. */
+static double cpu_us(const contender *c)
+{
+	char path[64], line[1024] = "";
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)process_pid(c->process));
+	FILE *file = fopen(path, "re");
+	if (!file || !fgets(line, sizeof(line), file))
+		fprintf(stderr, "cannot read %s\n", path);
+	if (file)
+		fclose(file);
+	char *at = strrchr(line, ')');
+	for (int i = 0; at && i < 12; i++)
+		at = strchr(at + 1, ' ');
+	if (!at)
+		return 0;
+	double ticks = strtod(at, &at);
+	ticks += strtod(at, NULL);
+	return ticks * 1e6 / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* "12.34us", "1.23ms", "1.23s" in milliseconds. */
+static double milliseconds(const char *text)
+{
+	char *unit;
+	double value = strtod(text, &unit);
+	return strncmp(unit, "us", 2) == 0   ? value / 1000
+	       : strncmp(unit, "ms", 2) == 0 ? value
+	                                     : value * 1000;
+}
+
+static void run_round(contender *c, const char *seconds, int round)
+{
+	char duration[16], url[64];
+	char *output = NULL;
+	snprintf(duration, sizeof(duration), "-d%ss", seconds);
+	snprintf(url, sizeof(url), "http://127.0.0.1:%d/albums/1", c->port);
+	double before = cpu_us(c);
+	int status =
+		process_run((const char *const[]){"wrk", "-t1", "-c64", duration, "--latency", url, NULL},
+	                    NULL, 120000, &output);
+	double used = cpu_us(c) - before;
+	const char *rate = output ? strstr(output, "Requests/sec:") : NULL;
+	const char *requests = output ? strstr(output, " requests in") : NULL;
+	const char *p99 = output ? strstr(output, "99%") : NULL;
+	if (status != 0 || !rate || !requests || !p99 || strstr(output, "Non-2xx")) {
+		fprintf(stderr, "wrk against %s failed:\n%s\n", c->name, output ? output : "");
+		exit(1);
+	}
+	while (requests > output && requests[-1] != '\n')
+		requests--;
+	c->rate[round] = strtod(rate + strlen("Requests/sec:"), NULL);
+	c->cpu_us[round] = used / strtod(requests, NULL);
+	c->p99_ms[round] = milliseconds(p99 + strlen("99%"));
+	printf("  %-28s %8.0f requests/s  %6.1f us of CPU each  p99 %6.2f ms\n", c->name, c->rate[round],
+	       c->cpu_us[round], c->p99_ms[round]);
+	fflush(stdout);
+	free(output);
+}
+
+static int ascending(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static double median(double values[], int count)
+{
+	qsort(values, (size_t)count, sizeof(*values), ascending);
+	return values[count / 2];
+}
+
+static bool start_albumd(contender *c, const char *url, const char *level)
+{
+	const albumd_options options = {
+		.database_url = url,
+		.args = (const char *const[]){"--pool-size", "16", "--log-level", level, NULL},
+	};
+	albumd *a = albumd_start(&options);
+	if (a) {
+		c->process = a->process;
+		c->port = a->port;
+	}
+	free(a); /* not what it holds, which is stopped as any process */
+	return c->process;
+}
+
+static bool listens_or_ended(void *arg)
+{
+	contender *c = arg;
+	char *output = process_output(c->process);
+	char *colon = output && strchr(output, '\n') ? strrchr(output, ':') : NULL;
+	if (colon)
+		c->port = (int)strtol(colon + 1, NULL, 10);
+	free(output);
+	return c->port || process_wait(c->process, 0) >= 0;
+}
+
+/* Debian's package of lib/pq lies in a GOPATH of its own. */
+static void start_go(contender *c, const char *url)
+{
+	char program[PATH_MAX], with_ssl_off[PATH_MAX];
+	char *output = NULL;
+	snprintf(program, sizeof(program), "%s", support_built("bench/http_go"));
+	const char *const build[] = {
+		"go", "build", "-o", program, support_source("tests/bench/http_go/main.go"), NULL};
+	const char *const env[] = {"GO111MODULE=off", "GOPATH=/usr/share/gocode", "GOFLAGS=", NULL};
+	if (process_run(build, env, 300000, &output) != 0) {
+		printf("  no Go twin: it needs golang-go and golang-github-lib-pq-dev\n");
+		free(output);
+		return;
+	}
+	free(output);
+	snprintf(with_ssl_off, sizeof(with_ssl_off), "%s%csslmode=disable", url,
+	         strchr(url, '?') ? '&' : '?');
+	c->process = process_start((const char *const[]){program, with_ssl_off, NULL}, NULL);
+	if (c->process && (!eventually(listens_or_ended, c, 20000) || !c->port)) {
+		output = process_output(c->process);
+		printf("  no Go twin: %s\n", output ? output : "");
+		free(output);
+		process_stop(c->process);
+		c->process = NULL;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const char *seconds = argc > 1 ? argv[1] : "8";
+	int rounds = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 3;
+	contender contenders[] = {
+		{.name = "albumd"}, {.name = "albumd, a log line each"}, {.name = "Go net/http, lib/pq"}};
+	enum { CONTENDERS = sizeof(contenders) / sizeof(*contenders), OURS = 0, THEIRS = 2 };
+
+	rounds = rounds < 1 ? 1 : rounds > MAX_ROUNDS ? MAX_ROUNDS : rounds;
+	find_places(argv[0]);
+	if (process_run((const char *const[]){"sh", "-c", "command -v wrk", NULL}, NULL, 10000, NULL) != 0) {
+		printf("http: not measured, it needs wrk\n");
+		return 0;
+	}
+	private_db *db = private_db_start(NULL);
+	if (!db || !start_albumd(&contenders[0], private_db_url(db), "warn") ||
+	    !start_albumd(&contenders[1], private_db_url(db), "info"))
+		return 1;
+	printf("GET /albums/1, 64 connections, 16 to PostgreSQL, %d rounds of %s s in turns:\n", rounds,
+	       seconds);
+	start_go(&contenders[THEIRS], private_db_url(db));
+	for (int round = 0; round < rounds; round++) {
+		for (contender *c = contenders; c < contenders + CONTENDERS; c++) {
+			if (c->process)
+				run_round(c, seconds, round);
+		}
+	}
+	printf("medians:\n");
+	for (contender *c = contenders; c < contenders + CONTENDERS; c++) {
+		if (!c->process)
+			continue;
+		printf("  %-28s %8.0f requests/s  %6.1f us of CPU each  p99 %6.2f ms\n", c->name,
+		       median(c->rate, rounds), median(c->cpu_us, rounds), median(c->p99_ms, rounds));
+	}
+	if (contenders[THEIRS].process)
+		printf("albumd against Go: %.2f times the requests, %.2f of the CPU for each\n",
+		       median(contenders[OURS].rate, rounds) / median(contenders[THEIRS].rate, rounds),
+		       median(contenders[OURS].cpu_us, rounds) / median(contenders[THEIRS].cpu_us, rounds));
+	for (contender *c = contenders; c < contenders + CONTENDERS; c++)
+		process_stop(c->process);
+	private_db_stop(db);
+	return 0;
+}
