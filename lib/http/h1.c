@@ -90,10 +90,26 @@ static ssize_t pull(void *arg, uint64_t position, char *data, size_t size)
 	case PULL_END:
 		return MHD_CONTENT_READER_END_OF_STREAM;
 	case PULL_FAILED:
+		/* Where the end of the stream is the end of the body, as in HTTP/1.0, only a reset tells. */
+		if (request->until_close)
+			conn_reset(request->conn);
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	default:
 		return pulled;
 	}
+}
+
+/* Of a stream only the head, without a Content-Length: nobody knows it. */
+static struct MHD_Response *make_stream_head(void)
+{
+	struct MHD_Response *head =
+		MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, pull, NULL, NULL);
+#if MHD_VERSION < 0x01000000
+	/* It would have an empty chunk follow, for the next response to begin with. Unchunked it closes instead. */
+	if (head)
+		MHD_set_response_options(head, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+#endif
+	return head;
 }
 
 /* The request outlives MHD's use of the body: on_completed and on_closed come after the last byte. */
@@ -101,7 +117,9 @@ static struct MHD_Response *make_response(http_request *request)
 {
 	http_response *response = &request->response;
 	bool head = strcmp(request->method, "HEAD") == 0;
-	if (response->streaming && !head)
+	if (response->streaming && head)
+		return make_stream_head();
+	if (response->streaming)
 		return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, pull, request, NULL);
 #if MHD_VERSION >= 0x00097701
 	return MHD_create_response_from_buffer_static(response->body_size, response->body);
@@ -192,7 +210,7 @@ static bool body_follows(http_request *request)
 	return http_header(request, "Transfer-Encoding");
 }
 
-static enum MHD_Result head_is_whole(http_request *request, const char *method)
+static enum MHD_Result head_is_whole(http_request *request, const char *method, const char *version)
 {
 	struct fields fields = {.request = request};
 	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
@@ -207,6 +225,7 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method)
 	if (!request_begin(request, method))
 		return MHD_NO;
 	request->h1_state = READING_BODY;
+	request->until_close = strcmp(version, "HTTP/1.1") != 0;
 	if (request->conn->gone)
 		request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
 	/*
@@ -234,14 +253,14 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
                                   const char *version, const char *data, size_t *size, void **context)
 {
 	http_request *request = *context;
-	(void)arg, (void)mhd, (void)url, (void)version;
+	(void)arg, (void)mhd, (void)url;
 	if (!request)
 		return MHD_NO;
 	if (request->magic != REQUEST_MAGIC)
 		http_misuse("http", "a request's memory was overwritten");
 	switch (request->h1_state) {
 	case READING_HEAD:
-		return head_is_whole(request, method);
+		return head_is_whole(request, method, version);
 	case READING_BODY:
 		if (*size == 0)
 			return request_is_whole(request);
@@ -346,9 +365,9 @@ static void h1_hangup(conn *c)
 	if (request->h1_state == ANSWERED && !request->response.streaming)
 		return; /* MHD is sending; it will see for itself how far it gets */
 	request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
-	if (request->h1_state == READING_BODY)
+	if (request->h1_state == READING_BODY || request->h1_state == ANSWERED)
 		conn_kick(c);
-	else if (request->h1_state == ANSWERED)
+	if (request->h1_state == ANSWERED)
 		resume(request);
 }
 

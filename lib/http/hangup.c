@@ -52,6 +52,15 @@ void conn_kick(conn *c)
 	shutdown(c->fd, SHUT_RDWR);
 }
 
+/* Disconnecting a TCP socket resets it there and then, whatever is done to it before it is closed. */
+void conn_reset(conn *c)
+{
+	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	if (connect(c->fd, &nowhere, sizeof(nowhere)) != 0)
+		conn_kick(c);
+	c->kicked = true;
+}
+
 /* ---- The watch --------------------------------------------------------------------------------------- */
 
 static void on_hangup(uv_poll_t *watch, int status, int events)

@@ -149,6 +149,7 @@ struct http_response {
 	 * The handler waits for `room` when the buffer is full.
 	 */
 	bool streaming, ended, failed;
+	bool given_up; /* failed by the handler, not for want of a client */
 	size_t pulled;
 	uint64_t sent_size; /* pulled in all */
 	wait_event room;
@@ -215,7 +216,8 @@ struct http_request {
 	/* h1.c's own. */
 	struct MHD_Connection *mhd;
 	int h1_state;
-	bool suspended; /* MHD has the connection on its list of suspended ones */
+	bool suspended;   /* MHD has the connection on its list of suspended ones */
+	bool until_close; /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
 
 	http_request *next; /* on the worker's list of spare ones */
 	arena arena;
@@ -295,6 +297,9 @@ int conn_watch(conn *c);
 
 /* Shuts the socket down, once: the protocol will notice and close it. */
 void conn_kick(conn *c);
+
+/* Resets the connection: what is under way to the client is dropped. The protocol will notice and close. */
+void conn_reset(conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);

@@ -280,6 +280,13 @@ static bool stream_begin(http_response *response)
 	return true;
 }
 
+static void break_stream(http_response *response)
+{
+	response->failed = true;
+	if (response->request->attached && !is_head(response))
+		response->request->transport->wake(response->request);
+}
+
 int http_write(http_response *response, const void *data, size_t size)
 {
 	http_request *request = response->request;
@@ -306,7 +313,7 @@ int http_write(http_response *response, const void *data, size_t size)
 
 cut:
 	/* The handler may well return as if all had been written: the client must see that it was not. */
-	http_response_fail(response);
+	break_stream(response);
 	return -1;
 }
 
@@ -315,9 +322,8 @@ void http_response_fail(http_response *response)
 	if (!response->streaming) {
 		fail(response);
 	} else if (!response->failed) {
-		response->failed = true;
-		if (response->request->attached && !is_head(response))
-			response->request->transport->wake(response->request);
+		response->given_up = true;
+		break_stream(response);
 	}
 }
 

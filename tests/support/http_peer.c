@@ -233,7 +233,7 @@ http_peer_response http_peer_read(int fd, bool to_head)
 	}
 	if (!whole)
 		response.status = head.size ? -1 : 0;
-	response.body = body.data;
+	response.body = body.data; /* NOLINT(clang-analyzer-unix.Malloc): the caller frees both */
 	response.body_size = body.size;
 	return response;
 }
