@@ -38,7 +38,7 @@ Test(admin, is_ready_when_every_connection_is_busy, .timeout = 60)
 
 Test(admin, counts_what_happened, .timeout = 60)
 {
-	service *s = service_start((const char *const[]){"--query-timeout", "300ms", NULL});
+	service *s = service_start((const char *const[]){"--query-timeout", "2s", NULL});
 	client *c;
 
 	client_get(s->port, "/albums/1", NULL, TIMEOUT_MS);

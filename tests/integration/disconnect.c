@@ -97,6 +97,8 @@ static void expect_left(const char *name, way_of_leaving *leave)
 		left = service_now();
 		leave(c);
 		stopped[i] = expect_cancelled(s, target, left, backend);
+		if (leave == client_half_close)
+			client_close(c);
 	}
 	expect_in_time(stopped);
 	cr_expect(eq(int, service_stop(s), 0));
@@ -138,7 +140,7 @@ Test(disconnect, by_rst, .timeout = 120)
 	expect_left("rst", client_reset);
 }
 
-/* The other half stays open until the test ends: it is not what ends the query. */
+/* The other half stays open until the query has ended: it is not what ends it. */
 Test(disconnect, by_half_close, .timeout = 120)
 {
 	expect_left("half", client_half_close);
