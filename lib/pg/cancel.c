@@ -1,28 +1,21 @@
 /*
- * Cancelling and settling, on the keeper.
+ * Cancel requests: how they reach PostgreSQL. When they are sent, and what must be true before their
+ * connection is used again, is the business of settle.c.
  *
- * The settling note. PostgreSQL does not answer a cancel request; it signals the backend and closes the link
- * the request came on. What the backend then does depends on when the signal arrives: running, it stops the
- * query; waiting for a command, it ignores the signal. Two things go wrong from there.
+ * There are two ways. A link of its own (PQcancel) is always open, but PostgreSQL forks a process for each,
+ * some two milliseconds of it. A statement on another connection (pg_cancel_backend) costs a tenth of that,
+ * and stops any number of queries. So a request goes out with all others that are waiting, on a connection
+ * of the pool's that happens to be idle; where none is, on a link; and the first connection that has settled
+ * helps those still waiting before it is lent again.
  *
- * A cancel too early. The request travels on a link of its own and may overtake its query; the backend, idle
- * still, ignores it, and the query runs to its end. So a cancel is repeated until the results are drained:
- * that is, until ReadyForQuery has been read.
+ *	                    an idle connection            a connection that has settled: cancel_help
+ *	 cancel_send ─► QUEUED ──────────────────────────────────────► in a batch ─► over
+ *	                   │ a link is free
+ *	                   └────────────────────────────────────────► on its link ─► over
  *
- * A cancel too late. A request on its way when its query ends would hit the next one. So a connection is
- * used again only when nothing can be on its way any more:
- *
- *  1. the results are drained to ReadyForQuery, so no request will be sent for them any more;
- *  2. the server has closed every link a request was sent on, which it does after the signal was sent; a
- *     link that ended otherwise, or has not ended in time, makes the connection unsure, and it is closed;
- *  3. the fence is answered: one empty round trip. A signal sent before (2) and still pending is taken by
- *     the backend at the latest when it reads the fence, where it is ignored, or hits the fence itself,
- *     which is then repeated. On a direct connection (1) and (2) would be enough, as PostgreSQL is now;
- *     behind a pooler, or another implementation of the protocol, it is the fence that makes it true.
- *
- * A query that ends by itself before its request is sent has no request sent for it. All of this lasts at
- * most the settle timeout; what is not clean by then is closed.
+ * All of this happens in fibers of the keeper, so none of it needs a lock.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,37 +24,55 @@
 /* Cancel links at once. They have this budget of their own, so that nothing else delays them. */
 enum { LINKS_MAX = 4 };
 
-/* How long after one request the next is sent, while the results do not end. */
-static const int64_t PAUSES[] = {5 * CTX_MILLISECOND, 10 * CTX_MILLISECOND, 20 * CTX_MILLISECOND};
-enum { PAUSE_COUNT = sizeof(PAUSES) / sizeof(PAUSES[0]) };
+/* Queries stopped by one statement. */
+enum { BATCH_MAX = 256 };
 
-/* ---- The request ------------------------------------------------------------------------------------ */
+struct cancel_request {
+	conn *cn;
+	cancel_request *next;
+	cancel_outcome outcome;
+	bool queued, over;
+	wait_event change; /* it is over, or may have a link now, or lead a batch */
+};
 
-static bool link_take(ctx *limit, pg_pool *pool)
+static void enqueue(pg_pool *pool, cancel_request *r)
 {
-	void *handed;
-	bool taken = true;
-	pool_lock(pool);
-	if (pool->cancel_links < LINKS_MAX)
-		pool->cancel_links++;
-	else
-		taken = wait_queue_wait(limit, &pool->cancel_queue, &pool->mutex, &handed) == 0;
-	pool_unlock(pool);
-	return taken;
+	cancel_request **end = &pool->cancels;
+	while (*end)
+		end = &(*end)->next;
+	*end = r;
+	r->next = NULL;
+	r->queued = true;
 }
 
-static void link_give(pg_pool *pool)
+static void dequeue(pg_pool *pool, cancel_request *r)
 {
-	pool_lock(pool);
-	if (!wait_queue_hand(&pool->cancel_queue, pool))
-		pool->cancel_links--;
-	pool_unlock(pool);
+	cancel_request **at = &pool->cancels;
+	while (*at != r)
+		at = &(*at)->next;
+	*at = r->next;
+	r->queued = false;
 }
+
+static void finish(cancel_request *r, cancel_outcome outcome)
+{
+	r->outcome = outcome;
+	r->over = true;
+	wait_event_set(&r->change);
+}
+
+static void wake_first(pg_pool *pool)
+{
+	if (pool->cancels)
+		wait_event_set(&pool->cancels->change);
+}
+
+/* ---- On a link of its own --------------------------------------------------------------------------- */
 
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
 
 /* Sends a request as its connection is encrypted, and waits until the server has closed the link. */
-static bool request(ctx *limit, conn *cn)
+static cancel_outcome send_on_link(ctx *limit, conn *cn)
 {
 	PGcancelConn *link = PQcancelCreate(cn->pg);
 	PostgresPollingStatusType state = PGRES_POLLING_FAILED;
@@ -74,7 +85,7 @@ static bool request(ctx *limit, conn *cn)
 		state = PQcancelPoll(link);
 	}
 	PQcancelFinish(link);
-	return state == PGRES_POLLING_OK;
+	return state == PGRES_POLLING_OK ? CANCEL_SENT : CANCEL_UNSURE;
 }
 
 #else
@@ -100,156 +111,185 @@ static void cancel_discard(errand *e)
 	free(job);
 }
 
-static bool request(ctx *limit, conn *cn)
+static cancel_outcome send_on_link(ctx *limit, conn *cn)
 {
 	cancel_job *job = calloc(1, sizeof(*job));
 	if (!job)
-		return false;
+		return CANCEL_NOT_SENT;
 	job->errand.work = cancel_work;
 	job->errand.discard = cancel_discard;
 	job->cancel = PQgetCancel(cn->pg);
 	if (!job->cancel) {
 		cancel_discard(&job->errand);
-		return false;
+		return CANCEL_NOT_SENT;
 	}
 	if (!errand_run(limit, &job->errand))
-		return false;
+		return CANCEL_UNSURE;
 	bool sent = job->sent;
 	cancel_discard(&job->errand);
-	return sent;
+	return sent ? CANCEL_SENT : CANCEL_UNSURE;
 }
 
 #endif
 
-/* ---- From the context's end to a clean connection --------------------------------------------------- */
+/* ---- Together, on another connection ------------------------------------------------------------------ */
 
-/* Reads to ReadyForQuery, for as long as `pause`. */
-static bool drain(ctx *limit, conn *cn, int64_t pause)
+/*
+ * Process numbers mean something on one server only, and what is one address may be several servers (behind
+ * a proxy, or a name with several addresses): cn->server tells them apart.
+ */
+static bool can_cancel(const conn *helper, const conn *cn)
 {
-	ctx *c = ctx_with_timeout(limit, pause);
-	if (!c)
-		return false;
-	PGresult *result;
-	answer a;
-	while ((a = conn_answer(c, cn, &result)) == ANSWER_RESULT)
-		PQclear(result);
-	ctx_end(c);
-	return a == ANSWER_END;
+	return helper->direct && cn->direct && strcmp(helper->server, cn->server) == 0;
 }
 
-/* CANCELING. true: the results are drained and every link was closed by the server. */
-static bool stop_query(ctx *limit, conn *cn)
+/* Takes from the queue what the helper can cancel and what still runs. Returns how many there are. */
+static size_t gather(pg_pool *pool, const conn *helper, cancel_request *batch[static BATCH_MAX])
 {
-	ending *e = &cn->ending;
-	bool drained = conn_drain_arrived(cn);
-	for (size_t turn = 0; !drained && !ctx_err(limit) && !conn_is_broken(cn); turn++) {
-		if (!link_take(limit, cn->pool))
-			break;
-		/* While it waited for its link, the query may have come to its end. */
-		drained = conn_drain_arrived(cn);
-		if (!drained && request(limit, cn))
-			e->cancels++;
-		else if (!drained)
-			e->unsure = true;
-		link_give(cn->pool);
-		/* The rest of a message must never be written: no more can be done for it than this. */
-		if (cn->unsent)
-			return false;
-		drained = drained || drain(limit, cn, PAUSES[turn < PAUSE_COUNT ? turn : PAUSE_COUNT - 1]);
+	size_t n = 0;
+	for (cancel_request *r = pool->cancels, *next; r && n < BATCH_MAX; r = next) {
+		next = r->next;
+		if (!can_cancel(helper, r->cn))
+			continue;
+		dequeue(pool, r);
+		if (conn_drain_arrived(r->cn))
+			finish(r, CANCEL_NEEDLESS);
+		else
+			batch[n++] = r;
 	}
-	if (!drained || conn_is_broken(cn))
-		return false;
-	e->stopped = ctx_now();
-	return !e->unsure;
+	return n;
 }
 
-/* A command that a cancel still on its way may hit: then it is sent again. */
-static bool command_until_done(ctx *limit, conn *cn, const char *sql)
+static cancel_outcome cancel_backends(conn *helper, cancel_request *const batch[], size_t n)
 {
+	char pids[BATCH_MAX * 12 + 2];
+	int length = 0;
+	for (size_t i = 0; i < n; i++)
+		length += snprintf(pids + length, sizeof(pids) - (size_t)length, "%c%d", i ? ',' : '{',
+		                   PQbackendPID(batch[i]->cn->pg));
+	snprintf(pids + length, sizeof(pids) - (size_t)length, "}");
+
+	/* Half the time there is, so that a helper that hangs leaves some for the links. */
+	ctx_auto *c = ctx_with_timeout(ctx_background(), helper->pool->options.settle_timeout / 2);
 	pg_error error;
-	while (!conn_command(limit, cn, sql, &error, NULL)) {
-		if (error.kind != PG_ERROR_SERVER || strcmp(error.sqlstate, "57014") != 0)
-			return false;
+	const char *values[] = {pids};
+	if (!c || !PQsendQueryParams(
+			  helper->pg,
+			  "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.unnest($1::int[]) pid", 1,
+			  NULL, values, NULL, NULL, 0))
+		return CANCEL_NOT_SENT;
+	conn_flush(helper);
+	if (conn_collect(c, helper, &error, NULL))
+		return CANCEL_SENT;
+	return error.kind == PG_ERROR_SERVER ? CANCEL_NOT_SENT : CANCEL_UNSURE;
+}
+
+/* Cancels all that wait and that the helper can cancel. The helper is the keeper's, and not watched. */
+static void cancel_together(pg_pool *pool, conn *helper)
+{
+	cancel_request *batch[BATCH_MAX];
+	size_t n;
+	pool->batching = true;
+	while (!conn_is_broken(helper) && (n = gather(pool, helper, batch)) > 0) {
+		cancel_outcome outcome = cancel_backends(helper, batch, n);
+		/* Refused (the session may have another role by now), it would be so again. */
+		pool->links_only |= outcome == CANCEL_NOT_SENT;
+		for (size_t i = 0; i < n; i++)
+			finish(batch[i], outcome);
+		pool_lock(pool);
+		pool->totals.cancel_batches++;
+		pool_unlock(pool);
+		if (outcome != CANCEL_SENT)
+			break;
 	}
-	return true;
+	pool->batching = false;
+	wake_first(pool);
 }
 
-/* SETTLING. */
-static bool fence(ctx *limit, conn *cn, bool roll_back)
+static conn *find_helper(const conn_list *list, const conn *cn)
 {
-	if (roll_back && PQtransactionStatus(cn->pg) != PQTRANS_IDLE &&
-	    !command_until_done(limit, cn, "ROLLBACK"))
-		return false;
-	return command_until_done(limit, cn, "");
+	conn *helper = list->first;
+	while (helper && !can_cancel(helper, cn))
+		helper = helper->next;
+	return helper;
 }
 
-/* Returns whether the connection goes back to the pool, as opposed to a pinned session. */
-static bool enter_settling(conn *cn)
+/* An idle connection to the same server, or NULL. */
+static conn *borrow_helper(pg_pool *pool, const conn *cn)
 {
-	pool_lock(cn->pool);
-	conn_move(cn, CONN_SETTLING);
-	bool to_pool = !cn->session;
-	pool_unlock(cn->pool);
-	return to_pool;
+	pool_lock(pool);
+	conn *helper = find_helper(&pool->lists[CONN_IDLE], cn);
+	for (home *h = pool->homes; h && !helper; h = h->next)
+		helper = find_helper(&h->idle, cn);
+	if (helper)
+		conn_move(helper, CONN_BUSY);
+	pool_unlock(pool);
+	if (helper)
+		conn_unwatch(helper);
+	return helper;
 }
 
-/* The connection goes where it belongs; false: back to the pool, but not with an open transaction. */
-static bool hand_over(conn *cn, bool clean)
+static void give_helper_back(conn *helper)
+{
+	helper->doomed |= !conn_watch(helper);
+	conn_return(helper, ctx_background());
+}
+
+void cancel_help(conn *cn)
 {
 	pg_pool *pool = cn->pool;
-	pool_lock(pool);
-	if (clean && !cn->session && PQtransactionStatus(cn->pg) != PQTRANS_IDLE) {
-		pool_unlock(pool);
-		return false;
+	if (pool->cancels && !pool->batching && !pool->links_only)
+		cancel_together(pool, cn);
+}
+
+/* ---- A request ---------------------------------------------------------------------------------------- */
+
+static void set_event(void *arg)
+{
+	wait_event_set(arg);
+}
+
+/* Contexts end together: when a parent is cancelled, when a deadline passes. One turn brings all of them here. */
+static void let_others_come(pg_pool *pool)
+{
+	wait_event others = WAIT_EVENT_INIT;
+	if (loop_spawn(pool->keeper, set_event, &others) == 0)
+		wait_event_wait(NULL, &others);
+}
+
+static cancel_outcome use_link(ctx *limit, pg_pool *pool, cancel_request *r)
+{
+	dequeue(pool, r);
+	pool->cancel_links++;
+	cancel_outcome outcome = conn_drain_arrived(r->cn) ? CANCEL_NEEDLESS : send_on_link(limit, r->cn);
+	pool->cancel_links--;
+	wake_first(pool);
+	return outcome;
+}
+
+cancel_outcome cancel_send(ctx *limit, conn *cn)
+{
+	pg_pool *pool = cn->pool;
+	cancel_request r = {.cn = cn, .change = WAIT_EVENT_INIT};
+	enqueue(pool, &r);
+	let_others_come(pool);
+	while (r.queued) {
+		conn *helper = pool->batching || pool->links_only ? NULL : borrow_helper(pool, cn);
+		if (helper) {
+			cancel_together(pool, helper);
+			give_helper_back(helper);
+		} else if (pool->cancel_links < LINKS_MAX) {
+			return use_link(limit, pool, &r);
+		} else if (wait_event_wait(limit, &r.change) != 0) {
+			break;
+		}
 	}
-	ending e = cn->ending;
-	pg_conn *session = cn->session;
-	cn->ending.ctx = NULL;
-	cn->session = NULL;
-	cn->doomed = cn->doomed || !clean || !conn_watch(cn);
-	bool kept = !cn->doomed && !pool->closed;
-	if (session && kept)
-		conn_move(cn, CONN_BUSY);
-	else
-		pool_give_locked(cn);
-	if (session)
-		session_returned(session, kept ? cn : NULL);
-	pool->totals.cancels_sent += e.cancels;
-	if (e.ctx && kept)
-		pool->totals.settled_kept++;
-	else if (e.ctx)
-		pool->totals.settled_closed++;
-	pool_unlock(pool);
-
-	if (e.ctx && pool->options.on_settled)
-		pool->options.on_settled(&(pg_settled){.query_ctx = e.ctx,
-		                                       .cause = ctx_cause(e.ctx),
-		                                       .stop_ns = e.stopped ? e.stopped - e.since : -1,
-		                                       .settle_ns = ctx_now() - e.since,
-		                                       .cancels_sent = e.cancels,
-		                                       .kept = kept},
-		                         pool->options.data);
-	ctx_release(e.ctx);
-	return true;
-}
-
-static void settle_fiber(void *arg)
-{
-	conn *cn = arg;
-	conn_unwatch(cn);
-	ctx *limit = ctx_with_timeout(ctx_background(), cn->pool->options.settle_timeout);
-	bool clean = limit && (cn->state == CONN_SETTLING || stop_query(limit, cn));
-	bool roll_back = clean && enter_settling(cn);
-	do {
-		clean = clean && fence(limit, cn, roll_back);
-		roll_back = true; /* the session was given back meanwhile, in the midst of a transaction */
-	} while (!hand_over(cn, clean));
-	ctx_end(limit);
-}
-
-void settle_task(loop_task *task)
-{
-	conn *cn = container_of(task, conn, task);
-	if (loop_start(cn->pool->keeper, settle_fiber, cn) < 0)
-		hand_over(cn, false);
+	if (r.queued) {
+		dequeue(pool, &r);
+		return CANCEL_NOT_SENT;
+	}
+	/* Taken into a batch, which is bounded. */
+	while (!r.over)
+		wait_event_wait(NULL, &r.change);
+	return r.outcome;
 }

@@ -187,17 +187,20 @@ static bool set_setting(ctx *c, conn *cn, const char *name, int64_t ns)
 	return !conn_is_broken(cn) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE;
 }
 
-/* Are we talking to the very process whose number we would cancel? Behind a pooler we are not. */
-static bool ask_whether_direct(ctx *c, conn *cn)
+/* Which server is it, and are we talking to the very process whose number we would cancel? Behind a pooler we are not. */
+static bool ask_who_serves(ctx *c, conn *cn)
 {
 	PGresult *result;
 	answer a;
-	if (!PQsendQuery(cn->pg, "SELECT pg_catalog.pg_backend_pid()"))
+	if (!PQsendQuery(cn->pg, "SELECT pg_catalog.pg_backend_pid(),"
+	                         " extract(epoch FROM pg_catalog.pg_postmaster_start_time())"))
 		return false;
 	conn_flush(cn);
 	while ((a = conn_answer(c, cn, &result)) == ANSWER_RESULT) {
-		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1)
+		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1) {
 			cn->direct = strtol(PQgetvalue(result, 0, 0), NULL, 10) == PQbackendPID(cn->pg);
+			snprintf(cn->server, sizeof(cn->server), "%s", PQgetvalue(result, 0, 1));
+		}
 		PQclear(result);
 	}
 	return a == ANSWER_END && !conn_is_broken(cn);
@@ -210,7 +213,7 @@ static bool ask_whether_direct(ctx *c, conn *cn)
 static bool set_up_session(ctx *c, conn *cn, pg_error *error)
 {
 	const pg_pool_options *options = &cn->pool->options;
-	bool ok = ask_whether_direct(c, cn);
+	bool ok = ask_who_serves(c, cn);
 	if (ok && cn->direct && PQserverVersion(cn->pg) >= 140000)
 		ok = set_setting(c, cn, "client_connection_check_interval", options->liveness_interval);
 	if (ok && cn->direct && options->statement_timeout > 0)

@@ -118,9 +118,11 @@ typedef struct pg_pool_stats {
 	uint64_t acquires, waits, acquires_canceled, saturated; /* totals */
 	uint64_t wait_ns;                                       /* total time spent in the queue */
 	uint64_t connects, connect_failures;
-	uint64_t cancels, cancels_sent, settled_kept,
-		settled_closed; /* cancels: queries whose context ended in flight */
-	uint64_t lost;          /* connections that broke or that the server ended */
+	uint64_t cancels; /* queries whose context ended in flight */
+	uint64_t cancels_sent,
+		cancel_batches; /* requests it took; statements that sent several of them together */
+	uint64_t settled_kept, settled_closed; /* what became of their connections */
+	uint64_t lost;                         /* connections that broke or that the server ended */
 } pg_pool_stats;
 void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats);
 

@@ -23,6 +23,7 @@
 typedef struct conn conn;
 typedef struct home home;
 typedef struct statement statement;
+typedef struct cancel_request cancel_request;
 
 enum {
 	POOL_MAGIC = 0x706f6f6c,
@@ -61,7 +62,7 @@ _Noreturn void pg_misuse(const char *call, const char *why);
  *  - Connections on all lists together are never more than the pool's size.
  *  - A cancel is sent only for a CANCELING connection, and a connection leaves CANCELING and SETTLING for
  *    BUSY or IDLE only if nothing sent for its last query can arrive any more. Hence no cancel ever meets
- *    another query: see the settling note in cancel.c.
+ *    another query: see the settling note in settle.c.
  *  - `home` is the one loop with which the connection's socket is registered (wait_fd_keep), NULL if none;
  *    the descriptor is closed only when it is NULL. See home.c.
  *  - Nobody waits while a connection is IDLE.
@@ -107,10 +108,11 @@ struct conn {
 
 	/* Whoever may touch the PGconn. */
 	PGconn *pg;
-	int fd;      /* a duplicate of its socket: see conn_open */
-	bool direct; /* no pooler in between: named statements and session settings are ours alone */
-	bool unsent; /* a part of a message has not been written yet */
-	bool doomed; /* in a state that nothing but a close gets it out of */
+	int fd;          /* a duplicate of its socket: see conn_open */
+	char server[32]; /* when its server was started, which tells it from others */
+	bool direct;     /* no pooler in between: named statements and session settings are ours alone */
+	bool unsent;     /* a part of a message has not been written yet */
+	bool doomed;     /* in a state that nothing but a close gets it out of */
 	int64_t idle_since;
 	struct {
 		statement *buckets[64];
@@ -237,8 +239,10 @@ struct pg_pool {
 	wait_event all_closed;
 
 	/* The keeper. */
-	wait_queue cancel_queue; /* under the mutex, since wait_queue wants one */
+	cancel_request *cancels; /* that wait to be sent */
 	size_t cancel_links;
+	bool batching;   /* some are being sent together */
+	bool links_only; /* pg_cancel_backend was refused */
 	uv_timer_t retry;
 	loop_exit keeper_exit;
 };
@@ -274,7 +278,22 @@ static inline void pool_unlock(pg_pool *pool)
 	pthread_mutex_unlock(&pool->mutex);
 }
 
-/* ---- cancel.c --------------------------------------------------------------------------------------- */
+/* ---- cancel.c: requests, on the keeper ---------------------------------------------------------------- */
+
+typedef enum cancel_outcome {
+	CANCEL_SENT,     /* PostgreSQL has signalled the backend and said so */
+	CANCEL_NEEDLESS, /* the query had come to its end by itself, and nothing was sent */
+	CANCEL_UNSURE,   /* it may be on its way still */
+	CANCEL_NOT_SENT,
+} cancel_outcome;
+
+/* Has what is in flight on cn cancelled, once. Waits. */
+cancel_outcome cancel_send(ctx *limit, conn *cn);
+
+/* Lets a clean connection that is the keeper's send what waits to be sent. Waits; it may be broken afterwards. */
+void cancel_help(conn *cn);
+
+/* ---- settle.c --------------------------------------------------------------------------------------- */
 
 void settle_task(loop_task *task); /* on the keeper: CANCELING or SETTLING */
 

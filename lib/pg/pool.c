@@ -406,7 +406,7 @@ pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error)
 	pool->options = *options;
 	fill_in_options(&pool->options);
 	pthread_mutex_init(&pool->mutex, NULL);
-	pool->waiters = pool->cancel_queue = (wait_queue)WAIT_QUEUE_INIT;
+	pool->waiters = (wait_queue)WAIT_QUEUE_INIT;
 	pool->all_closed = (wait_event)WAIT_EVENT_INIT;
 	pool->conninfo = strdup(conninfo);
 	pool->application_name = strdup(options->application_name ? options->application_name : "tether");

@@ -451,6 +451,63 @@ Test(pg_cancel, a_storm_frees_every_backend_and_keeps_every_connection)
 	cr_expect(eq(u64, stats_of(t).connects, 32));
 }
 
+/* An idle connection sends the request, rather than a link for which PostgreSQL would have to fork. */
+Test(pg_cancel, an_idle_connection_sends_the_cancels_of_the_others)
+{
+	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool),
+		*b = pg_conn_acquire(ctx_background(), t->pool);
+	pg_conn_release(a);
+	pg_conn_release(b);
+	query *q = query_start("SELECT pg_sleep(60)");
+	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
+	ctx_cancel(q->c);
+	query_join(q);
+	free(q);
+	cr_assert(settled_become(t, 1));
+	cr_expect(eq(int, t->kept, 1));
+	cr_expect(eq(u64, stats_of(t).cancel_batches, 1));
+	cr_expect(eq(u64, stats_of(t).cancels_sent, 1));
+	cr_expect(backends_become(t, NULL, "%pg_cancel_backend%", 1));
+	cr_expect(eq(sz, stats_of(t).idle, 2));
+}
+
+/* None is idle: the first goes on a link, and when its connection is clean it helps those who come after. */
+Test(pg_cancel, the_first_connection_that_has_settled_cancels_for_the_rest)
+{
+	test_pool_close(t);
+	t = test_pool_open(20, NULL);
+	query *q[20];
+	for (int i = 0; i < 20; i++)
+		q[i] = query_start("SELECT pg_sleep(60)");
+	cr_assert(backends_become(t, "active", "%pg_sleep%", 20));
+	together(20, cancel_several, q);
+	for (int i = 0; i < 20; i++) {
+		query_join(q[i]);
+		free(q[i]);
+	}
+	cr_assert(settled_become(t, 20));
+	cr_expect(eq(int, t->kept, 20));
+	cr_expect(ge(u64, stats_of(t).cancel_batches, 1));
+}
+
+/* A superuser's query may not be cancelled by a session that has taken another role: then links must do. */
+Test(pg_cancel, a_connection_that_may_not_cancel_is_no_obstacle)
+{
+	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool),
+		*b = pg_conn_acquire(ctx_background(), t->pool);
+	pg_rows_close(pg_exec(ctx_background(), b, "SET ROLE pg_monitor", PG_NO_PARAMS));
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 50 * CTX_MILLISECOND);
+	pg_conn_release(b);
+	pg_rows *r = pg_exec(c, a, "SELECT pg_sleep(60)", PG_NO_PARAMS);
+	cr_expect(eq(str, (char *)kind_of(pg_rows_error(r)), "deadline"));
+	pg_rows_close(r);
+	cr_assert(settled_become(t, 1));
+	cr_expect(eq(int, t->kept, 1));
+	cr_expect(t->stop_ns < CTX_SECOND);
+	pg_conn_release(a);
+	cr_expect(eq(sz, stats_of(t).idle, 2));
+}
+
 /* ---- Out of memory ------------------------------------------------------------------------------------ */
 
 /* Whatever allocation fails, from the call to the end of the settling, the query stops and the pool is whole. */
