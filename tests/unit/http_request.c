@@ -331,7 +331,7 @@ Test(http_request, an_unwanted_body_does_not_cost_the_connection, .timeout = 60)
 	int fd = http_peer_connect(server);
 	http_peer_send(
 		fd,
-		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 27\r\n\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 28\r\n\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 		"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
 	http_peer_response response = http_peer_read(fd, false);
 	cr_expect(eq(int, response.status, 405));
@@ -482,7 +482,7 @@ Test(http_request, contexts_have_the_values_of_the_servers, .timeout = 60)
 	ctx *c = ctx_with_cancel(with_value);
 	base_server = http_server_new(NULL);
 	cr_assert(eq(int, http_handle(base_server, "GET /", say_base, (void *)(uintptr_t)&key), 0));
-	cr_assert(eq(int, http_listen(base_server, "localhost:0", bound, sizeof(bound)), 0));
+	cr_assert(eq(int, http_listen(base_server, "127.0.0.1:0", bound, sizeof(bound)), 0));
 	pthread_t thread;
 	pthread_create(&thread, NULL, serve_base, c);
 	snprintf(url, sizeof(url), "http://%s/", bound);
