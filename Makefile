@@ -59,6 +59,7 @@ TESTS        := $(TEST_SRC:%.c=$(BUILD)/%)
 BENCHES      := $(BENCH_SRC:tests/%.c=$(BUILD)/%)
 # T=unit/ctx_cancel is one test program, T=unit a folder of them, T='unit/ctx_*' a pattern.
 CHOSEN       := $(if $(T),$(patsubst %.c,$(BUILD)/%,$(filter %.c,$(wildcard $(T:%=tests/%.c) $(T:%=tests/%/*.c)))),$(TESTS))
+CHOSEN_BENCHES := $(if $(T),$(filter $(T:%=$(BUILD)/bench/%),$(BENCHES)),$(BENCHES))
 
 # --- Flags
 
@@ -201,8 +202,10 @@ valgrind: ## the tests under valgrind
 	@.make/install-packages build run test valgrind
 	@$(MAKE) --no-print-directory check TEST_UNDER=valgrind
 
-bench: all $(BENCHES) ## run the benchmarks
-	@for bench in $(BENCHES); do $$bench || exit 1; done
+bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
+	@TETHER_SOURCE='$(CURDIR)' TETHER_BUILD='$(abspath $(BUILD))' \
+	  sql/local-db run --throwaway -o max_connections=700 $(BUILD)/bench/db \
+	  sh -c 'for bench; do "$$bench" || exit 1; done' sh $(CHOSEN_BENCHES)
 
 # --- Form
 
