@@ -1,7 +1,9 @@
 /* Deadlines: that they end what they are to end, never early, in any number. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -147,6 +149,93 @@ Test(ctx_deadline, cancel_and_release_free_the_timer, .timeout = 120)
 	cr_assert_eq(ctx_wait(last), &CTX_DEADLINE_EXCEEDED);
 }
 
+/* How often the other threads of this process, of which the timer thread is one, have gone to sleep. */
+static long sleeps_of_others(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	struct dirent *entry;
+	char path[300], line[128];
+	long sum = 0, n;
+
+	while (tasks && (entry = readdir(tasks))) {
+		FILE *f;
+
+		snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+		f = strtol(entry->d_name, NULL, 10) == gettid() ? NULL : fopen(path, "r");
+		while (f && fgets(line, sizeof line, f)) {
+			if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1)
+				sum += n;
+		}
+		if (f)
+			fclose(f);
+	}
+	if (tasks)
+		closedir(tasks);
+	return sum;
+}
+
+Test(ctx_deadline, a_cancel_takes_the_timer_back_while_the_context_is_still_held, .timeout = 60)
+{
+	ctx *held[300];
+
+	for (int i = 0; i < 300; i++)
+		held[i] = ctx_with_timeout(ctx_background(), 100 * CTX_MILLISECOND + i * CTX_MILLISECOND);
+	ctx_auto *last = ctx_with_timeout(ctx_background(), 500 * CTX_MILLISECOND);
+
+	for (int i = 0; i < 300; i++)
+		ctx_cancel(held[i]);
+
+	long before = sleeps_of_others();
+
+	cr_assert_eq(ctx_wait(last), &CTX_DEADLINE_EXCEEDED);
+	cr_assert_lt(sleeps_of_others() - before, 100, "the timer thread woke for what was cancelled");
+	for (int i = 0; i < 300; i++)
+		ctx_end(held[i]);
+}
+
+/*
+ * The timer thread goes through a thousand timers in the order they were set. This thread, as soon as the first of
+ * eight has gone off, gives back all eight, the same way or the other way, and somewhere in between they meet.
+ */
+Test(ctx_deadline, may_be_released_in_the_moment_it_expires, .timeout = 120)
+{
+	enum { GROUPS = 125, EACH = 8 };
+	static ctx *timers[GROUPS][EACH];
+
+	for (int round = 0; round < 200; round++) {
+		int64_t deadline = ctx_now() + 2 * CTX_MILLISECOND;
+
+		for (int i = 0; i < GROUPS * EACH; i++)
+			timers[i / EACH][i % EACH] = ctx_with_deadline(ctx_background(), deadline);
+		for (int i = 0; i < GROUPS; i++) {
+			while (!ctx_err(timers[i][0]))
+				;
+			for (int k = 0; k < EACH; k++) {
+				ctx *c = timers[i][round % 4 < 2 ? k : EACH - 1 - k];
+
+				if (round % 2)
+					ctx_end(c);
+				else
+					ctx_release(c);
+			}
+		}
+	}
+}
+
+/*
+ * The timer thread has looked at this thread's timers, is about to look at others', and will then sleep until the
+ * earliest it has seen: a timer set in between must wake it.
+ */
+Test(ctx_deadline, set_in_the_moment_another_goes_off_is_not_forgotten, .timeout = 60)
+{
+	for (int i = 0; i < 5000; i++) {
+		ctx_auto *c = ctx_with_timeout(ctx_background(), 20000);
+
+		while (!ctx_err(c))
+			;
+	}
+}
+
 static void count_down(ctx_hook *h);
 
 static struct {
@@ -184,7 +273,7 @@ Test(ctx_deadline, expires_for_a_child_though_its_creator_has_released_it, .time
  * 100 000 timers, set by two threads while the first of them already go off, half of them ended early. Each that
  * is left must go off, none before its time, and not later and later.
  */
-enum { STORM = 100000, SPREAD_MS = 1000 };
+enum { STORM = 100000, SPREAD_MS = 1000 /* times support_patience() */ };
 
 struct storm_timer {
 	ctx_hook hook;
@@ -220,7 +309,7 @@ static void set_half(void *arg, int index)
 	(void)arg;
 	for (int i = index; i < STORM; i += 2) {
 		struct storm_timer *t = &storm.timers[i];
-		int64_t in = 1 + next_random(&seed) % (SPREAD_MS * 1000);
+		int64_t in = 1 + next_random(&seed) % (uint32_t)(support_patience() * SPREAD_MS * 1000);
 
 		t->kept = i % 4 < 2;
 		t->deadline = begin + (t->kept ? 200 * CTX_MILLISECOND : 3600 * CTX_SECOND) + in * 1000;
@@ -326,6 +415,30 @@ Test(ctx_deadline, a_storm_of_100000_loses_none_fires_none_early_and_does_not_dr
 	cr_assert_lt(best, bound, "the last quarter was %ld us late at best", (long)(best / 1000));
 }
 
+/* More at the same moment than the timer thread looks at to find the earliest. */
+Test(ctx_deadline, a_hundred_at_one_moment_go_off_at_that_moment, .timeout = 60)
+{
+	enum { MOMENTS = 11, EACH = 100 };
+	static ctx *timers[MOMENTS][EACH];
+	int64_t begin = ctx_now(), late[MOMENTS];
+
+	for (int m = 0; m < MOMENTS; m++) {
+		for (int i = 0; i < EACH; i++)
+			timers[m][i] =
+				ctx_with_deadline(ctx_background(), begin + (m + 1) * 37 * CTX_MILLISECOND);
+	}
+	for (int m = 0; m < MOMENTS; m++) {
+		for (int i = 0; i < EACH; i++)
+			cr_assert_eq(ctx_wait(timers[m][i]), &CTX_DEADLINE_EXCEEDED);
+		late[m] = ctx_now() - (begin + (m + 1) * 37 * CTX_MILLISECOND);
+		for (int i = 0; i < EACH; i++)
+			ctx_end(timers[m][i]);
+	}
+	qsort(late, MOMENTS, sizeof late[0], by_size);
+	cr_assert_geq(late[0], 0);
+	cr_assert_lt(late[MOMENTS / 2], support_patience() * 10 * CTX_MILLISECOND);
+}
+
 /* Nothing waits for the slowest: each is set earlier than the one the timer thread sleeps for. */
 Test(ctx_deadline, an_earlier_one_wakes_the_timer_thread, .timeout = 60)
 {
@@ -366,6 +479,7 @@ Test(ctx_deadline, goes_off_in_a_forked_child_those_inherited_as_well, .timeout 
 
 	cr_assert_geq(pid, 0);
 	if (pid == 0) {
+		alarm(30);
 		bool good = ctx_wait(inherited) == &CTX_DEADLINE_EXCEEDED;
 		ctx *own = ctx_with_timeout(ctx_background(), CTX_MILLISECOND);
 
@@ -390,6 +504,7 @@ Test(ctx_deadline, a_hook_that_exits_on_the_timer_thread_does_not_hang, .timeout
 
 	cr_assert_geq(pid, 0);
 	if (pid == 0) {
+		alarm(30);
 		static ctx_hook hook;
 		ctx *c = ctx_with_timeout(ctx_background(), CTX_MILLISECOND);
 

@@ -168,6 +168,7 @@ Test(ctx_signals, after_the_first_ctrl_c_and_a_cancel_the_second_kills, .timeout
 
 	cr_assert_geq(pid, 0);
 	if (pid == 0) {
+		alarm(30);
 		ctx *c = on(ctx_background(), SIGINT);
 
 		raise(SIGINT);
@@ -235,7 +236,7 @@ static void raise_or_derive(void *arg, int index)
 {
 	atomic_int *left = arg;
 
-	for (int i = 0; index > 0 && i < 500; i++) {
+	for (int i = 0; index > 0 && i < 5000; i++) {
 		ctx *c = on(ctx_background(), index == 1 ? SIGUSR1 : SIGUSR2);
 
 		if (i % 8 == 0 && ctx_wait(c) == &CTX_CANCELED)
@@ -258,10 +259,16 @@ static void raise_or_derive(void *arg, int index)
 Test(ctx_signals, come_and_go_while_signals_arrive, .timeout = 120)
 {
 	static atomic_int left = 2;
+	/* They make the signal thread's way through all of them longer, to be met on it more often. */
+	ctx *bystanders[300];
 
 	set_handler(SIGUSR1, catch);
 	set_handler(SIGUSR2, catch);
+	for (int i = 0; i < 300; i++)
+		bystanders[i] = on(ctx_background(), i % 2 ? SIGUSR1 : SIGUSR2);
 	together(3, raise_or_derive, &left);
+	for (int i = 0; i < 300; i++)
+		ctx_end(bystanders[i]);
 	cr_assert(handler_is(SIGUSR1, catch));
 	cr_assert(handler_is(SIGUSR2, catch));
 }
