@@ -30,7 +30,7 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: all run deps test check tests bench lint format asan tsan valgrind install uninstall \
+.PHONY: all run deps test check tests bench lint format asan tsan valgrind stress install uninstall \
         clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -201,6 +201,9 @@ tsan: ## the tests under ThreadSanitizer
 valgrind: ## the tests under valgrind
 	@.make/install-packages build run test valgrind
 	@$(MAKE) --no-print-directory check TEST_UNDER=valgrind
+
+stress: ## 100 000 cancels at random moments, three ways to the server; about half an hour
+	@TETHER_CANCELS=100000 TEST_LIMIT=7200 $(MAKE) --no-print-directory test T=faults/pg_random_cancels
 
 bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
 	@TETHER_SOURCE='$(CURDIR)' TETHER_BUILD='$(abspath $(BUILD))' \

@@ -13,8 +13,9 @@
  * used again only when nothing can be on its way any more:
  *
  *  1. the results are drained to ReadyForQuery, so no request will be sent for them any more;
- *  2. the server has closed every link a request was sent on, which it does after the signal was sent; a
- *     link that ended otherwise, or has not ended in time, makes the connection unsure, and it is closed;
+ *  2. the server has closed every link a request was sent on, or answered the statement that sent it, which it
+ *     does after the signal was sent; a link that ended otherwise, or has not ended in time, makes the
+ *     connection unsure, and it is closed;
  *  3. the fence is answered: one empty round trip. A signal sent before (2) and still pending is taken by
  *     the backend at the latest when it reads the fence, where it is ignored, or hits the fence itself,
  *     which is then repeated. On a direct connection (1) and (2) would be enough, as PostgreSQL is now;
