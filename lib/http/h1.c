@@ -29,19 +29,20 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <microhttpd.h>
 
 #include "http_priv.h"
+#include "socket.h"
 
 enum {
 	POOL_SIZE = 16 * 1024,    /* MHD's memory of a connection: request head, read buffer, response head */
 	HEAD_MAX = POOL_SIZE / 2, /* a request's; beyond, there might be no room for the answer's */
 	FIELDS_MAX = 64,          /* each costs MHD as many bytes of the pool */
 	STREAM_BLOCK = 8 * 1024,
-	IDLE_SLACK = 5, /* seconds by which MHD's own idle timeout comes later than ours */
+	IDLE_RUNS_MAX = 32,  /* see on_turn */
+	IDLE_RUN_PAUSE = 10, /* milliseconds */
+	IDLE_SLACK = 5,      /* seconds by which MHD's own idle timeout comes later than ours */
 };
 
 enum { READING_HEAD, READING_BODY, RUNNING, ANSWERED, DROPPED };
@@ -52,8 +53,9 @@ struct h1 {
 	conn *accepting; /* handed to MHD_add_connection right now */
 	conn *ending;    /* those to be closed after this MHD_run, unless it has found a request */
 	bool want_run;
-	uv_poll_t poll;   /* of MHD's epoll descriptor */
-	uv_timer_t timer; /* MHD's timeout */
+	unsigned idle_runs; /* MHD_run calls since there was an event or a callback */
+	uv_poll_t poll;     /* of MHD's epoll descriptor */
+	uv_timer_t timer;   /* MHD's timeout */
 	loop_turn turn;
 	int handles; /* not yet closed */
 };
@@ -82,6 +84,7 @@ static ssize_t pull(void *arg, uint64_t position, char *data, size_t size)
 {
 	http_request *request = arg;
 	(void)position;
+	request->conn->worker->h1->idle_runs = 0;
 	ssize_t pulled = request->conn->gone ? PULL_FAILED : response_pull(&request->response, data, size);
 	switch (pulled) {
 	case PULL_LATER:
@@ -147,6 +150,7 @@ static bool queue(http_request *request)
 /* From the handler's fiber, or from within one of MHD's callbacks. */
 static void h1_answer(http_request *request)
 {
+	conn_enter(request->conn, CONN_SENDING);
 	request->h1_state = !request->conn->gone && queue(request) ? ANSWERED : DROPPED;
 	resume(request);
 }
@@ -165,6 +169,13 @@ static conn *conn_of(struct MHD_Connection *mhd)
 	return c;
 }
 
+/* The first of a next request. */
+static void h1_bytes(conn *c)
+{
+	if (c->phase == CONN_IDLE)
+		conn_enter(c, CONN_HEAD);
+}
+
 /* The first line has come. What is returned becomes the client context; NULL: out of memory. */
 static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd)
 {
@@ -175,6 +186,7 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd
 		request->mhd = mhd;
 		request->h1_state = READING_HEAD;
 		c->request = request;
+		h1_bytes(c);
 	}
 	return request;
 }
@@ -225,6 +237,7 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method, 
 	if (!request_begin(request, method))
 		return MHD_NO;
 	request->h1_state = READING_BODY;
+	conn_enter(request->conn, CONN_BODY);
 	request->until_close = strcmp(version, "HTTP/1.1") != 0;
 	if (request->conn->gone)
 		request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
@@ -242,6 +255,7 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method, 
 static enum MHD_Result request_is_whole(http_request *request)
 {
 	request->h1_state = RUNNING;
+	conn_enter(request->conn, CONN_RUNNING);
 	request_run(request);
 	if (request->h1_state == RUNNING)
 		suspend(request);
@@ -256,6 +270,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
 	(void)arg, (void)mhd, (void)url;
 	if (!request)
 		return MHD_NO;
+	request->conn->worker->h1->idle_runs = 0;
 	if (request->magic != REQUEST_MAGIC)
 		http_misuse("http", "a request's memory was overwritten");
 	switch (request->h1_state) {
@@ -285,19 +300,13 @@ static void end_if_idle(conn *c)
 	h->want_run = true;
 }
 
-static bool has_unread(const conn *c)
-{
-	int arrived = 0;
-	return ioctl(c->fd, FIONREAD, &arrived) == 0 && arrived > 0;
-}
-
 static void end_idle_ones(h1 *h)
 {
 	conn *next;
 	for (conn *c = h->ending; c; c = next) {
 		next = c->next_ending;
 		c->ending = false;
-		if (c->watched && !c->request && !has_unread(c))
+		if (c->open && !c->request && !socket_unread(c->fd))
 			conn_kick(c);
 		conn_unref(c);
 	}
@@ -321,6 +330,8 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
 		return;
 	*context = NULL;
 	conn *c = conn_of(mhd);
+	c->worker->h1->idle_runs = 0;
+	conn_enter(c, CONN_IDLE);
 	let_go(request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK && request->h1_state == ANSWERED);
 	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
 	if (c->gone || c->worker->draining)
@@ -374,29 +385,55 @@ static void h1_hangup(conn *c)
 /* What has begun, or arrived, is answered. */
 static void h1_drain(conn *c)
 {
-	if (!c->request && !has_unread(c))
+	if (!c->request && !socket_unread(c->fd))
 		conn_kick(c);
 }
 
-static const protocol h1_protocol = {.hangup = h1_hangup, .half_close = end_if_idle, .drain = h1_drain};
-
-void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size)
+static void h1_late(conn *c)
 {
-	conn *c = conn_new(h->worker, fd, address);
-	if (!c || (c->protocol = &h1_protocol, conn_watch(c)) != 0) {
-		conn_unref(c);
-		close(fd);
-		return;
+	http_request *request = c->request;
+	switch (c->phase) {
+	case CONN_SENDING:
+		conn_reset(c);
+		break;
+	case CONN_BODY:
+		request_refuse(request, 408, NULL);
+		request->told = true;
+		answer_bare(c->fd, 408);
+		break;
+	case CONN_HEAD:
+		if (socket_has_received(c->fd))
+			answer_bare(c->fd, 408);
+		break;
+	default:
+		break;
 	}
-	h->accepting = c;
+	conn_kick(c);
+	c->worker->h1->want_run = true;
+}
+
+static const protocol h1_protocol = {
+	.bytes = h1_bytes,
+	.hangup = h1_hangup,
+	.half_close = end_if_idle,
+	.late = h1_late,
+	.drain = h1_drain,
+};
+
+void h1_adopt(h1 *h, conn *c)
+{
+	struct sockaddr family = {.sa_family = c->tcp ? AF_INET : AF_UNIX};
+	c->protocol = &h1_protocol;
+	c->phase = CONN_HEAD; /* since it was greeted */
+	hangup_watch_no_bytes(c);
+	h->accepting = conn_ref(c);
 	/* On failure MHD closes the socket, and may or may not have told of its start and end. */
-	conn_ref(c);
-	if (MHD_add_connection(h->daemon, fd, address, size) != MHD_YES && c->watched) {
+	if (MHD_add_connection(h->daemon, c->fd, &family, sizeof(family)) != MHD_YES && c->open) {
 		conn_closing(c);
 		conn_unref(c);
 	}
-	conn_unref(c);
 	h->accepting = NULL;
+	conn_unref(c);
 	h->want_run = true;
 }
 
@@ -404,8 +441,10 @@ void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size)
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
+	h1 *h = container_of(poll, h1, poll);
 	(void)status, (void)events;
-	container_of(poll, h1, poll)->want_run = true;
+	h->want_run = true;
+	h->idle_runs = 0;
 }
 
 static void on_timeout(uv_timer_t *timer)
@@ -424,20 +463,33 @@ static int64_t mhd_timeout(h1 *h)
 #endif
 }
 
-/* The end of a turn. True: MHD has more to do. */
+/* Never later than is set already: MHD then runs once for nothing, and says anew when. */
+static void run_after(h1 *h, uint64_t timeout)
+{
+	if (!uv_is_active((uv_handle_t *)&h->timer) || uv_timer_get_due_in(&h->timer) > timeout)
+		uv_timer_start(&h->timer, on_timeout, timeout, 0);
+}
+
+/*
+ * The end of a turn. True: MHD has more to do.
+ *
+ * A client can bring MHD 0.9.75 to ask for another run for ever without getting anywhere: a chunk extension
+ * longer than the read buffer does it. Runs without any event or callback are spaced out.
+ */
 static bool on_turn(loop_turn *turn)
 {
 	h1 *h = container_of(turn, h1, turn);
 	if (!h->want_run)
 		return false;
 	h->want_run = false;
+	h->idle_runs++;
 	MHD_run(h->daemon);
 	end_idle_ones(h);
 	int64_t timeout = mhd_timeout(h);
-	if (timeout == 0)
+	if (timeout == 0 && h->idle_runs < IDLE_RUNS_MAX)
 		h->want_run = true;
-	else if (timeout > 0 && !uv_is_active((uv_handle_t *)&h->timer))
-		uv_timer_start(&h->timer, on_timeout, (uint64_t)timeout, 0);
+	else if (timeout >= 0)
+		run_after(h, timeout > IDLE_RUN_PAUSE ? (uint64_t)timeout : IDLE_RUN_PAUSE);
 	return h->want_run;
 }
 

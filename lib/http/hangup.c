@@ -1,5 +1,5 @@
 /*
- * Connections, and how it is noticed that a client has left.
+ * How it is noticed that a client has left.
  *
  * libmicrohttpd does not look at a suspended connection's socket, and no protocol looks at one while a
  * handler runs. So each socket is also watched by the worker's own loop, from its first byte to its last,
@@ -15,94 +15,71 @@
 
 #include "http_priv.h"
 
-/* ---- Connections ------------------------------------------------------------------------------------- */
+static void on_event(uv_poll_t *watch, int status, int events);
 
-conn *conn_new(worker *w, int fd, const struct sockaddr *address)
+static int watch_for(conn *c, int events)
 {
-	conn *c = calloc(1, sizeof(*c));
-	if (!c)
-		return NULL;
-	c->magic = CONN_MAGIC;
-	c->references = 1;
-	c->worker = w;
-	c->fd = fd;
-	address_text(address, c->peer, sizeof(c->peer));
-	return c;
+	int error = uv_poll_start(&c->watch, events, on_event);
+	errno = -error;
+	c->watching = events;
+	return error ? -1 : 0;
 }
 
-conn *conn_ref(conn *c)
+/* It sends no more. UV_PRIORITIZED is urgent data, which nobody sends: what comes is EPOLLHUP or EPOLLERR. */
+static void half_closed(conn *c)
 {
-	c->references++;
-	return c;
+	c->half_closed = true;
+	watch_for(c, UV_PRIORITIZED);
+	c->protocol->half_close(c);
 }
 
-void conn_unref(conn *c)
+static void gone(conn *c)
 {
-	if (--c->references > 0)
-		return;
-	c->magic = 0;
-	free(c);
+	uv_poll_stop(&c->watch);
+	c->watching = 0;
+	c->gone = true;
+	c->protocol->hangup(c);
 }
 
-void conn_kick(conn *c)
-{
-	if (c->kicked)
-		return;
-	c->kicked = true;
-	shutdown(c->fd, SHUT_RDWR);
-}
-
-/* Disconnecting a TCP socket resets it there and then, whatever is done to it before it is closed. */
-void conn_reset(conn *c)
-{
-	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
-	if (connect(c->fd, &nowhere, sizeof(nowhere)) != 0)
-		conn_kick(c);
-	c->kicked = true;
-}
-
-/* ---- The watch --------------------------------------------------------------------------------------- */
-
-static void on_hangup(uv_poll_t *watch, int status, int events)
+static void on_event(uv_poll_t *watch, int status, int events)
 {
 	conn *c = container_of(watch, conn, watch);
 	if (c->magic != CONN_MAGIC)
 		http_misuse("http", "a connection's memory was overwritten");
-	uv_poll_stop(watch);
-	bool waits = c->worker->server->options.half_close_is_waiting && !c->half_closed;
-	if (waits && status == 0 && (events & UV_DISCONNECT)) {
-		/* UV_PRIORITIZED: urgent data, which nobody sends. The handle is told of EPOLLHUP and EPOLLERR. */
-		uv_poll_start(watch, UV_PRIORITIZED, on_hangup);
-		c->half_closed = true;
-		c->protocol->half_close(c);
-		return;
+	if (status == 0 && (events & UV_READABLE)) {
+		watch_for(c, UV_DISCONNECT);
+		c->protocol->bytes(c);
+		if (!c->open)
+			return;
 	}
-	c->gone = true; /* a status other than 0 is libuv's way to say EPOLLERR */
-	c->protocol->hangup(c);
+	bool error = status != 0 || (events & UV_PRIORITIZED); /* a status is libuv's way to say EPOLLERR */
+	if (error || ((events & UV_DISCONNECT) && !c->worker->server->options.half_close_is_waiting))
+		gone(c);
+	else if (events & UV_DISCONNECT)
+		half_closed(c);
 }
 
-int conn_watch(conn *c)
+int hangup_watch(conn *c)
 {
-	worker *w = c->worker;
-	int error = uv_poll_init(loop_uv(w->loop), &c->watch, c->fd);
+	int error = uv_poll_init(loop_uv(c->worker->loop), &c->watch, c->fd);
 	if (error) {
 		errno = -error;
 		return -1;
 	}
-	error = uv_poll_start(&c->watch, UV_DISCONNECT, on_hangup);
-	conn_ref(c); /* the handle's, until it is closed */
-	c->watched = true;
-	c->next = w->conns;
-	if (c->next)
-		c->next->previous = c;
-	w->conns = c;
-	w->conn_count++;
-	atomic_fetch_add_explicit(&w->server->connections, 1, memory_order_relaxed);
-	if (error == 0)
-		return 0;
-	conn_closing(c);
-	errno = -error;
-	return -1;
+	conn_ref(c);                        /* the handle's, until it is closed */
+	return watch_for(c, UV_DISCONNECT); /* of a handle just made this cannot fail */
+}
+
+void hangup_watch_bytes(conn *c)
+{
+	if (c->watching == UV_DISCONNECT)
+		watch_for(c, UV_DISCONNECT | UV_READABLE);
+}
+
+void hangup_watch_no_bytes(conn *c)
+{
+	if (c->watching & UV_READABLE)
+		watch_for(c, UV_DISCONNECT);
 }
 
 static void watch_closed(uv_handle_t *handle)
@@ -110,22 +87,8 @@ static void watch_closed(uv_handle_t *handle)
 	conn_unref(container_of(handle, conn, watch));
 }
 
-void conn_closing(conn *c)
+void hangup_unwatch(conn *c)
 {
-	worker *w = c->worker;
-	if (!c->watched)
-		return;
-	c->watched = false;
-	c->kicked = true;        /* the descriptor is no longer ours */
 	uv_poll_stop(&c->watch); /* leaves epoll at once, the close callback comes later */
 	uv_close((uv_handle_t *)&c->watch, watch_closed);
-	if (c->next)
-		c->next->previous = c->previous;
-	if (c->previous)
-		c->previous->next = c->next;
-	else
-		w->conns = c->next;
-	w->conn_count--;
-	atomic_fetch_sub_explicit(&w->server->connections, 1, memory_order_relaxed);
-	worker_conn_closed(w);
 }

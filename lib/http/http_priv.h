@@ -2,7 +2,7 @@
  * What the files of this layer share, in the order in which a request meets them:
  *
  *	server.c    accepts, owns the workers and the drain          listen.c: addresses
- *	hangup.c    notices that a client has left
+ *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	request.c   a request from its head to its end, whatever protocol brought it
  *	router.c    which handler                                    url.c: escapes, queries
@@ -149,7 +149,6 @@ struct http_response {
 	 * The handler waits for `room` when the buffer is full.
 	 */
 	bool streaming, ended, failed;
-	bool given_up; /* failed by the handler, not for want of a client */
 	size_t pulled;
 	uint64_t sent_size; /* pulled in all */
 	wait_event room;
@@ -171,6 +170,9 @@ enum { PULL_LATER = 0, PULL_END = -1, PULL_FAILED = -2 };
 ssize_t response_pull(http_response *response, char *data, size_t size);
 
 const char *status_title(int status); /* "Not Found" */
+
+/* Says on a plain connection, past its protocol, why it is about to be closed. Does not block. */
+void answer_bare(int fd, int status);
 
 /* ---- request.c --------------------------------------------------------------------------------------- */
 
@@ -210,6 +212,7 @@ struct http_request {
 	bool running;           /* the handler has not returned */
 	bool attached;          /* the protocol still has it */
 	bool sent;              /* the whole answer was handed to the kernel */
+	bool told;              /* not that, but the client could see how it ended: response.status */
 	const ctx_error *cause; /* why the context was cancelled before the answer was sent */
 	http_response response;
 
@@ -257,43 +260,60 @@ void request_cancel(http_request *request, const ctx_error *cause);
  */
 void request_detach(http_request *request, bool sent);
 
-/* ---- hangup.c ---------------------------------------------------------------------------------------- */
+/* ---- conn.c ------------------------------------------------------------------------------------------ */
 
 enum { CONN_MAGIC = 0x636f6e6e };
 
-/* What a connection's protocol must react to. */
+/* What a connection's protocol must react to. Each is called on the loop's own stack. */
 typedef struct protocol {
-	void (*hangup)(conn *c); /* the client has left: conn->gone is set. Called once */
-	void (*half_close)(
-		conn *c);       /* it sends no more, but may wait: conn->half_closed is set. Once at most */
+	void (*bytes)(conn *c);      /* some have come: see hangup_watch_bytes */
+	void (*hangup)(conn *c);     /* the client has left: c->gone is set. Called once */
+	void (*half_close)(conn *c); /* it sends no more, but may wait: c->half_closed is set. Once at most */
+	void (*late)(conn *c);       /* the phase has lasted too long */
 	void (*drain)(conn *c); /* no more requests after those that have begun: close if there are none */
 } protocol;
 
+enum conn_phase {
+	CONN_GREETING, /* nothing has come yet that would tell the protocol */
+	CONN_HEAD,     /* a request's head arrives */
+	CONN_BODY,     /* its body */
+	CONN_RUNNING,  /* the client waits for us; without a limit of its own */
+	CONN_SENDING,  /* we wait for the client to take the answer */
+	CONN_IDLE,     /* between two requests */
+};
+
 struct conn {
 	uint32_t magic;
-	unsigned references; /* the protocol, the watch's handle, each request */
+	unsigned references; /* the protocol's, the watch's handle's, each request's */
 	worker *worker;
 	const protocol *protocol;
-	conn *next, *previous; /* on the worker's list, while the socket is open */
+	conn *next, *previous; /* on the worker's list, while it is open */
 	int fd;
-	bool gone;        /* the client has left, seen or not yet acted upon; never unset */
+	bool open;        /* until conn_closing */
+	bool tcp;         /* not a unix socket */
+	bool gone;        /* the client has left; never unset */
 	bool half_closed; /* it sends no more: see half_close_is_waiting */
 	bool kicked;      /* we have shut the socket down */
-	bool watched;
+	enum conn_phase phase;
+	uint64_t since_ms; /* of uv_now: when it entered the phase, or was last seen to get on */
+	uint64_t taken;    /* by the client, of what was sent, at the last look */
 	uv_poll_t watch;
+	int watching;          /* the events asked for */
 	http_request *request; /* h1: the one that has begun and is not over */
 	conn *next_ending;     /* h1: on its list of those to be closed */
 	bool ending;
 	char peer[64];
 };
 
-/* A connection with one reference, the caller's. NULL with errno. */
-conn *conn_new(worker *w, int fd, const struct sockaddr *address);
+/*
+ * A connection in GREETING, watched, with one reference: the protocol's. The socket, accepted and
+ * non-blocking, is to be closed by the protocol. NULL with errno.
+ */
+conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol *p);
 conn *conn_ref(conn *c);
 void conn_unref(conn *c);
 
-/* Watches for the client's leaving, until conn_closing. 0, or -1 with errno. */
-int conn_watch(conn *c);
+void conn_enter(conn *c, enum conn_phase phase);
 
 /* Shuts the socket down, once: the protocol will notice and close it. */
 void conn_kick(conn *c);
@@ -304,12 +324,19 @@ void conn_reset(conn *c);
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
 
+/* ---- hangup.c ---------------------------------------------------------------------------------------- */
+
+int hangup_watch(conn *c);           /* for the client's leaving. 0, or -1 with errno */
+void hangup_watch_bytes(conn *c);    /* also for bytes, once */
+void hangup_watch_no_bytes(conn *c); /* any more */
+void hangup_unwatch(conn *c);
+
 /* ---- h1.c -------------------------------------------------------------------------------------------- */
 
 /* HTTP/1.1 on a worker's loop, before it runs. NULL with errno. */
 h1 *h1_new(worker *w);
-/* Takes over an accepted, non-blocking socket; it is h1's in any case. */
-void h1_accept(h1 *h, int fd, const struct sockaddr *address, socklen_t size);
+/* Takes over a connection in GREETING and its reference. */
+void h1_adopt(h1 *h, conn *c);
 /* When no connection is left: closes the handles, and frees what it has when libuv lets it. */
 void h1_stop(h1 *h);
 
@@ -331,7 +358,7 @@ struct worker {
 	acceptor *acceptors;
 	uv_timer_t accept_again; /* after the process ran out of file descriptors */
 	conn *conns;
-	size_t conn_count;
+	uv_timer_t ticks;    /* conn.c */
 	http_request *spare; /* requests to be used again */
 	size_t spare_count;
 	loop_task drain, cut; /* posted by http_serve */

@@ -256,7 +256,7 @@ bool request_body(http_request *request, const char *data, size_t size)
 /* What the access log will say. */
 static int final_status(const http_request *request)
 {
-	if (request->sent || request->response.given_up)
+	if (request->sent || request->told)
 		return request->response.status;
 	return request->cause == &HTTP_SERVER_SHUTDOWN ? 503 : 499;
 }

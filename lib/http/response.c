@@ -228,6 +228,20 @@ void http_response_problem(http_response *response, int status, const char *deta
 	free(text);
 }
 
+void answer_bare(int fd, int status)
+{
+	char text[512];
+	const char *title = status_title(status);
+	int body =
+		snprintf(NULL, 0, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}", title, status);
+	int size = snprintf(
+		text, sizeof(text),
+		"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
+		"%sConnection: close\r\n\r\n{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}",
+		status, title, body, status == 503 ? "Retry-After: 1\r\n" : "", title, status);
+	send(fd, text, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void response_error(http_response *response, int status, const char *detail)
 {
 	response->fields = NULL;
@@ -322,7 +336,7 @@ void http_response_fail(http_response *response)
 	if (!response->streaming) {
 		fail(response);
 	} else if (!response->failed) {
-		response->given_up = true;
+		response->request->told = true;
 		break_stream(response);
 	}
 }

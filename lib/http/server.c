@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "http_priv.h"
+#include "socket.h"
 
 enum {
 	ACCEPTS_MAX = 64,   /* of one worker in one turn, so that its requests get theirs */
@@ -28,7 +29,6 @@ enum {
 	KEEPALIVE_IDLE = 15,    /* seconds of silence after which the kernel asks whether the peer is there */
 	KEEPALIVE_INTERVAL = 5, /* seconds between its questions */
 	KEEPALIVE_PROBES = 3,   /* unanswered ones that mean it is not */
-	USER_TIMEOUT = 30 * 1000, /* milliseconds that what we sent may stay unacknowledged */
 };
 
 static const int64_t CUT_GRACE = CTX_SECOND; /* for handlers, cancelled at the drain timeout, to answer */
@@ -117,9 +117,11 @@ int http_listen(http_server *server, const char *address, char *bound, size_t bo
 
 /* ---- Accepting --------------------------------------------------------------------------------------- */
 
-static void set_options(int fd, const struct sockaddr *address)
+static void set_options(const http_server *server, int fd, const struct sockaddr *address)
 {
-	static const struct {
+	/* What may stay unacknowledged, be it that the peer has died or that it does not read. */
+	int write_timeout = (int)(server->options.write_timeout / CTX_MILLISECOND);
+	const struct {
 		int level, option, value;
 	} options[] = {
 		{IPPROTO_TCP, TCP_NODELAY, 1},
@@ -127,7 +129,7 @@ static void set_options(int fd, const struct sockaddr *address)
 		{IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE},
 		{IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL},
 		{IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
-		{IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT},
+		{IPPROTO_TCP, TCP_USER_TIMEOUT, write_timeout},
 	};
 	if (address->sa_family == AF_UNIX)
 		return;
@@ -135,29 +137,61 @@ static void set_options(int fd, const struct sockaddr *address)
 		setsockopt(fd, options[i].level, options[i].option, &options[i].value, sizeof(int));
 }
 
-/* Says why, and closes. The client may not have sent anything yet; what it sends is not waited for. */
-static void refuse(http_server *server, int fd)
+/* A connection that has not been given to a protocol yet is closed here. */
+static void close_greeting(conn *c)
 {
-	static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
-				     "Content-Length: 0\r\n"
-				     "Retry-After: 1\r\n"
-				     "Connection: close\r\n\r\n";
-	atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
-	if (send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
-		shutdown(fd, SHUT_WR);
+	int fd = c->fd;
+	conn_closing(c);
 	close(fd);
+	conn_unref(c);
 }
 
-static void took(worker *w, int fd, const struct sockaddr *address, socklen_t size)
+/* The first bytes tell the protocol. They are left in the kernel for it. */
+static void greet(conn *c)
+{
+	char first;
+	ssize_t got = recv(c->fd, &first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
+	if (got > 0)
+		h1_adopt(c->worker->h1, c);
+	else if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		hangup_watch_bytes(c);
+	else
+		close_greeting(c);
+}
+
+/* What has arrived is served still. */
+static void drain_greeting(conn *c)
+{
+	if (socket_unread(c->fd) > 0)
+		greet(c);
+	else
+		close_greeting(c);
+}
+
+static const protocol greeting = {
+	.bytes = greet,
+	.hangup = close_greeting,
+	.half_close = greet,
+	.late = close_greeting,
+	.drain = drain_greeting,
+};
+
+static void took(worker *w, int fd, const struct sockaddr *address)
 {
 	http_server *server = w->server;
 	atomic_fetch_add_explicit(&server->connections_total, 1, memory_order_relaxed);
 	if (atomic_load_explicit(&server->connections, memory_order_relaxed) >= server->options.connections) {
-		refuse(server, fd);
+		atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
+		answer_bare(fd, 503);
+		close(fd);
 		return;
 	}
-	set_options(fd, address);
-	h1_accept(w->h1, fd, address, size);
+	set_options(server, fd, address);
+	conn *c = conn_new(w, fd, address, &greeting);
+	if (c)
+		greet(c);
+	else
+		close(fd);
 }
 
 /* Accepts what waits: true if there may be more. */
@@ -168,7 +202,7 @@ static bool accept_some(worker *w, const listener *from)
 		socklen_t size = sizeof(address);
 		int fd = accept4(from->fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
-			took(w, fd, (struct sockaddr *)&address, size);
+			took(w, fd, (struct sockaddr *)&address);
 			continue;
 		}
 		if (errno == ECONNABORTED || errno == EINTR)
@@ -281,6 +315,7 @@ static void cut_worker(loop_task *task)
 static void close_handles(worker *w)
 {
 	close_acceptors(w);
+	uv_close((uv_handle_t *)&w->ticks, NULL);
 	h1_stop(w->h1);
 	w->h1 = NULL;
 }
@@ -305,6 +340,7 @@ static int worker_init(worker *w, http_server *server, ctx *base)
 	w->h1 = w->loop ? h1_new(w) : NULL;
 	if (!w->h1)
 		return -1;
+	uv_timer_init(loop_uv(w->loop), &w->ticks);
 	uv_timer_init(loop_uv(w->loop), &w->accept_again);
 	for (size_t i = 0; i < server->listener_count; i++) {
 		w->acceptors[i].worker = w;

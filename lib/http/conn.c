@@ -1,0 +1,192 @@
+/*
+ * Connections: sockets with a watch, a phase, and the time they may stay in it.
+ *
+ *	         first bytes           head whole           body whole          answer in the kernel
+ *	GREETING ─────────► HEAD ──────────────► BODY ──────────────► RUNNING ───► SENDING ───┐
+ *	                     ▲                    (if there is one)                           │
+ *	                     │ a first byte                                                   │
+ *	                     └───────────────────── IDLE ◄────────────────────────────────────┘
+ *
+ * What a phase may last is a matter of seconds, and late by a tick is early enough: one timer of the worker
+ * walks its connections. It costs the requests nothing, and a server without connections no wake-ups.
+ *
+ * libmicrohttpd does not tell when the first byte of a next request has come. So a connection that has been
+ * idle for a tick is watched for bytes as well, and only then does its time for the head begin. (A head
+ * that began sooner and stalled is taken for idleness, until its next byte.)
+ */
+#include <errno.h>
+
+#include "http_priv.h"
+#include "socket.h"
+
+enum { TICK_MAX = 1000, TICK_MIN = 10 }; /* milliseconds */
+
+static const int64_t millisecond = CTX_MILLISECOND;
+
+/* ---- Life -------------------------------------------------------------------------------------------- */
+
+static void start_ticking(worker *w);
+
+conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol *p)
+{
+	conn *c = calloc(1, sizeof(*c));
+	if (!c)
+		return NULL;
+	c->magic = CONN_MAGIC;
+	c->references = 1;
+	c->worker = w;
+	c->protocol = p;
+	c->fd = fd;
+	c->tcp = address->sa_family != AF_UNIX;
+	address_text(address, c->peer, sizeof(c->peer));
+	if (hangup_watch(c) != 0) {
+		free(c);
+		return NULL;
+	}
+	c->open = true;
+	conn_enter(c, CONN_GREETING);
+	c->next = w->conns;
+	if (c->next)
+		c->next->previous = c;
+	w->conns = c;
+	atomic_fetch_add_explicit(&w->server->connections, 1, memory_order_relaxed);
+	start_ticking(w);
+	return c;
+}
+
+conn *conn_ref(conn *c)
+{
+	c->references++;
+	return c;
+}
+
+void conn_unref(conn *c)
+{
+	if (--c->references > 0)
+		return;
+	c->magic = 0;
+	free(c);
+}
+
+void conn_closing(conn *c)
+{
+	worker *w = c->worker;
+	if (!c->open)
+		return;
+	c->open = false;
+	c->kicked = true; /* the descriptor is no longer ours */
+	hangup_unwatch(c);
+	if (c->next)
+		c->next->previous = c->previous;
+	if (c->previous)
+		c->previous->next = c->next;
+	else
+		w->conns = c->next;
+	atomic_fetch_sub_explicit(&w->server->connections, 1, memory_order_relaxed);
+	worker_conn_closed(w);
+}
+
+void conn_kick(conn *c)
+{
+	if (c->kicked)
+		return;
+	c->kicked = true;
+	shutdown(c->fd, SHUT_RDWR);
+}
+
+void conn_reset(conn *c)
+{
+	if (c->kicked)
+		return;
+	if (socket_reset(c->fd))
+		c->kicked = true;
+	else
+		conn_kick(c);
+}
+
+/* ---- Phases and their time --------------------------------------------------------------------------- */
+
+void conn_enter(conn *c, enum conn_phase phase)
+{
+	c->phase = phase;
+	c->since_ms = uv_now(loop_uv(c->worker->loop));
+}
+
+static uint64_t allowed_ms(const conn *c)
+{
+	const http_server_options *options = &c->worker->server->options;
+	int64_t ns = INT64_MAX;
+	switch (c->phase) {
+	case CONN_GREETING:
+	case CONN_HEAD:
+		ns = options->header_timeout;
+		break;
+	case CONN_BODY:
+		ns = options->body_timeout;
+		break;
+	case CONN_SENDING:
+		ns = options->write_timeout;
+		break;
+	case CONN_IDLE:
+		ns = options->idle_timeout;
+		break;
+	case CONN_RUNNING:
+		break;
+	}
+	return (uint64_t)(ns / millisecond);
+}
+
+/* A client that has taken something since the last look gets its time anew. */
+static void look_at_progress(conn *c, uint64_t now)
+{
+	bool waiting;
+	uint64_t taken = socket_taken(c->fd, &waiting);
+	if (taken != c->taken || !waiting) {
+		c->taken = taken;
+		c->since_ms = now;
+	}
+}
+
+static void look_at(conn *c, uint64_t now)
+{
+	if (c->phase == CONN_SENDING)
+		look_at_progress(c, now);
+	else if (c->phase == CONN_IDLE)
+		hangup_watch_bytes(c);
+	if (now - c->since_ms < allowed_ms(c))
+		return;
+	c->since_ms = now; /* not again at the next tick */
+	c->protocol->late(c);
+}
+
+static void tick(uv_timer_t *timer)
+{
+	worker *w = container_of(timer, worker, ticks);
+	uint64_t now = uv_now(timer->loop);
+	conn *next;
+	for (conn *c = w->conns; c; c = next) {
+		next = c->next;
+		look_at(c, now);
+	}
+	if (!w->conns)
+		uv_timer_stop(timer);
+}
+
+/* An eighth of the shortest time there is, within reason. */
+static uint64_t tick_length(const http_server_options *options)
+{
+	const int64_t times[] = {options->header_timeout, options->body_timeout, options->write_timeout,
+	                         options->idle_timeout};
+	uint64_t length = TICK_MAX;
+	for (size_t i = 0; i < sizeof(times) / sizeof(*times); i++)
+		if ((uint64_t)(times[i] / millisecond / 8) < length)
+			length = (uint64_t)(times[i] / millisecond / 8);
+	return length < TICK_MIN ? TICK_MIN : length;
+}
+
+static void start_ticking(worker *w)
+{
+	uint64_t length = tick_length(&w->server->options);
+	if (!uv_is_active((uv_handle_t *)&w->ticks))
+		uv_timer_start(&w->ticks, tick, length, length);
+}
