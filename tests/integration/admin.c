@@ -46,6 +46,7 @@ Test(admin, counts_what_happened, .timeout = 60)
 	client_get(s->port, "/albums/nothing", NULL, TIMEOUT_MS);
 	client_get(s->port, "/nothing", NULL, TIMEOUT_MS);
 	client_get(s->port, "/albums?delay=10s", NULL, TIMEOUT_MS);
+	cr_assert(service_runs(s, 0, TIMEOUT_MS), "the 504 comes before PostgreSQL has stopped");
 	c = client_connect(s->port);
 	cr_assert(client_send_get(c, "/albums?delay=10s"));
 	cr_assert(service_runs(s, 1, TIMEOUT_MS));
