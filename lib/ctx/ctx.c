@@ -7,19 +7,22 @@
  *	            node down to the one at hand are held, so that whoever finds a node done, with its lock,
  *	            finds all below it done. Marked children leave the list of their parent.
  *	2. unlink   The ended node leaves the list of its own parent.
- *	3. notify   Hooks run, with no lock held, in nodes held by a reference since they were marked.
+ *	3. notify   Hooks run, with no lock held, in nodes pinned since they were marked.
  *
  * Trees may be deep and stacks small (a fiber's): nothing here recurses with the depth.
  *
- * Lifetime. A node is freed by whoever drops the last reference, but two others know it without holding one:
- * its parent's list, and its timer shard. Each reaches it only under its own lock and says so in a flag of the
- * node (linked, armed), which it clears as the last thing. So with both flags clear and one reference left,
- * that reference is the only way to the node; with a flag set, the last holder first brings the count to
- * zero, which ctx_try_retain() respects, and then takes the node off under the lock in question.
+ * Lifetime. A node is freed by whoever gives back the last reference, before that call returns. Two know the node
+ * without a reference, its parent's ring and its timer shard; each reaches it only under its own lock and says so
+ * in a flag of the node (linked, armed), which it clears as the last thing. Who is about to end a node, and must
+ * leave that lock to do it, pins it first. So the last holder takes the node off ring and shard, after which no
+ * pin can be added, and then waits until there is none left: a matter of a hook's length, and hooks do not block.
+ * A thread that has a pin itself, as within a hook, does not wait, lest two wait for each other: it leaves the
+ * node to the last pin.
  */
 #include "ctx_priv.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -59,19 +62,6 @@ ctx *ctx_retain(ctx *c)
 	return c;
 }
 
-/* For those who know a node by its linked or armed flag: false if its last reference is gone. */
-bool ctx_try_retain(ctx *c)
-{
-	unsigned refs = atomic_load_explicit(&c->refs, memory_order_relaxed);
-
-	do {
-		if (refs == 0)
-			return false;
-	} while (!atomic_compare_exchange_weak_explicit(&c->refs, &refs, refs + 1, memory_order_relaxed,
-	                                                memory_order_relaxed));
-	return true;
-}
-
 static inline bool is_armed(struct ctx_node *n)
 {
 	struct ctx_deadline *d = ctx_as_deadline(n);
@@ -87,10 +77,8 @@ static inline bool is_linked(struct ctx_node *n)
 /* Drops one reference; true if it was the last one and the context is the caller's to free. */
 static bool drop(ctx *c)
 {
-	struct ctx_node *n = ctx_as_node(c);
-	bool reachable = n && (is_linked(n) || is_armed(n) || c->kind == CTX_KIND_SIGNALS);
-
-	if (!reachable && atomic_load_explicit(&c->refs, memory_order_acquire) == 1)
+	/* The only holder is the only one who could make it two. */
+	if (atomic_load_explicit(&c->refs, memory_order_acquire) == 1)
 		return true;
 
 	unsigned refs = atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel);
@@ -133,6 +121,65 @@ static inline void destroy(ctx *c)
 	free(c);
 }
 
+/* ---- Pins ---------------------------------------------------------------- */
+
+/* A node's pins: how many, and what is to happen when the last is gone. */
+enum { PIN = 1, PINS = 0xffff, PIN_AWAITED = 0x10000, PIN_ORPHANED = 0x20000 };
+
+/* For the last holder to wait for the last pin; rare, so one for all. */
+static pthread_mutex_t unpinned_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t unpinned = PTHREAD_COND_INITIALIZER;
+
+/* This thread's, on any node. */
+static _Thread_local unsigned pins_held __attribute__((tls_model("initial-exec")));
+
+static inline bool is_pinned(struct ctx_node *n)
+{
+	return atomic_load_explicit(&n->pins, memory_order_acquire) != 0;
+}
+
+void ctx_node_pin(struct ctx_node *n)
+{
+	pins_held++;
+	atomic_fetch_add_explicit(&n->pins, PIN, memory_order_relaxed);
+}
+
+void ctx_node_unpin(struct ctx_node *n)
+{
+	ctx *parent = n->base.parent;
+	unsigned pins;
+
+	pins_held--;
+	pins = atomic_fetch_sub_explicit(&n->pins, PIN, memory_order_acq_rel);
+	if ((pins & PINS) != 1)
+		return;
+	if (pins & PIN_AWAITED) {
+		pthread_mutex_lock(&unpinned_mutex);
+		pthread_cond_broadcast(&unpinned);
+		pthread_mutex_unlock(&unpinned_mutex);
+	} else if (pins & PIN_ORPHANED) {
+		destroy(&n->base);
+		ctx_release(parent);
+	}
+}
+
+/* The last holder of a pinned node. True once it is free of pins; false if it was left to the last of them. */
+static bool settle(struct ctx_node *n)
+{
+	bool leave = pins_held > 0;
+	unsigned wish = leave ? PIN_ORPHANED : PIN_AWAITED;
+
+	if (!(atomic_fetch_or_explicit(&n->pins, wish, memory_order_acq_rel) & PINS))
+		return true;
+	if (leave)
+		return false;
+	pthread_mutex_lock(&unpinned_mutex);
+	while (atomic_load_explicit(&n->pins, memory_order_acquire) & PINS)
+		pthread_cond_wait(&unpinned, &unpinned_mutex);
+	pthread_mutex_unlock(&unpinned_mutex);
+	return true;
+}
+
 /* Up the tree as long as it was the last reference: a loop, since a chain may be of any length. */
 static void release(ctx *c)
 {
@@ -145,6 +192,8 @@ static void release(ctx *c)
 			disarm(n);
 			if (c->kind == CTX_KIND_SIGNALS)
 				ctx_signals_stop(n);
+			if (is_pinned(n) && !settle(n))
+				return;
 		}
 		destroy(c);
 		c = parent;
@@ -313,7 +362,8 @@ static bool mark_locked(struct ctx_node *n, const ctx_error *err, const ctx_erro
 	disarm(n);
 	if (n->base.done_fd >= 0)
 		ctx_done_fd_ring(n->base.done_fd);
-	if (n->hooks && ctx_try_retain(&n->base)) {
+	if (n->hooks) {
+		ctx_node_pin(n);
 		n->next_notify = NULL;
 		*notify->last = n;
 		notify->last = &n->next_notify;
@@ -372,7 +422,7 @@ static bool mark_tree(struct ctx_node *root, const ctx_error *err, const ctx_err
 	return true;
 }
 
-/* True if it was this call that ended `n`. The caller holds a reference, or knows that someone does. */
+/* True if it was this call that ended `n`. The caller has a reference or a pin. */
 bool ctx_node_finish(struct ctx_node *n, const ctx_error *err, const ctx_error *cause)
 {
 	struct notify_list notify = {NULL, &notify.first};
@@ -384,7 +434,7 @@ bool ctx_node_finish(struct ctx_node *n, const ctx_error *err, const ctx_error *
 		struct ctx_node *next = notify.first->next_notify;
 
 		ctx_hooks_run(notify.first);
-		release(&notify.first->base);
+		ctx_node_unpin(notify.first);
 		notify.first = next;
 	}
 	return true;
@@ -416,8 +466,8 @@ void ctx_cancel_cause(ctx *c, const ctx_error *cause)
 }
 
 /*
- * The end of most contexts: one reference, no children (they would hold it), no hooks. Nobody is left to see
- * that it is cancelled, so it need not be. False if somebody is, with the node off its parent and its shard.
+ * The end of most contexts: one reference, no children (they would hold it), no hooks, nobody who is ending it.
+ * There is none to see that it is cancelled, so it need not be. False if there may be.
  */
 static bool end_unseen(struct ctx_node *n)
 {
@@ -426,8 +476,7 @@ static bool end_unseen(struct ctx_node *n)
 		return false;
 	unlink_from_parent(n);
 	disarm(n);
-	/* Now that they cannot reach it any more: did the parent's canceller or the timer thread take hold of it? */
-	return atomic_load_explicit(&n->base.refs, memory_order_acquire) == 1;
+	return !is_pinned(n);
 }
 
 void ctx_end(ctx *c)

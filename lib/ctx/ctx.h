@@ -22,8 +22,9 @@
  * takes a `ctx *` borrows it: its caller keeps a reference until it returns.
  *
  * Threads. Every function may be called from any thread at any time, with the
- * one exception of signal handlers. Nothing here blocks, but ctx_wait(), and
- * ctx_hook_remove() while the hook's function runs on another thread.
+ * one exception of signal handlers. Nothing here blocks, but ctx_wait(), and,
+ * for as long as a hook runs on another thread, ctx_hook_remove() of that hook
+ * and the giving back of the last reference to its context.
  *
  * Errors. Out of memory, or of another resource, returns NULL with errno set
  * and changes nothing. A NULL context, a NULL key given to ctx_with_value() or
@@ -71,8 +72,8 @@ extern const ctx_error CTX_DEADLINE_EXCEEDED;
  * A key's identity is its address, not its name; make it a static object of
  * the module that owns the value. `name` is for ctx_string() only. `destroy`
  * (may be NULL) receives the value, NULL included, when the last reference to
- * its context is gone, on the thread that let go of it - which may be one of
- * the library's own. It must not block.
+ * its context is given back: on that thread, before that call returns, see
+ * ctx_release().
  */
 typedef struct ctx_key {
 	const char *name;
@@ -189,10 +190,17 @@ void ctx_cancel_cause(ctx *c, const ctx_error *cause);
 /* Adds a reference, which the caller owns. Returns `c`. */
 ctx *ctx_retain(ctx *c);
 
-/* Gives one reference back and cancels nothing. The last one frees the context, deadline and all. */
+/*
+ * Gives one reference back and cancels nothing. The last one frees the context,
+ * deadline and all, and destroys its value, before the call returns: should
+ * another thread, the library's own included, be ending the context at that
+ * moment, the call waits for it, and so for the hooks it runs. Do not give back
+ * a last reference with a lock held that a hook takes. Called from within a
+ * hook it never waits, and leaves the freeing to that other thread.
+ */
 void ctx_release(ctx *c);
 
-/* Cancels, then gives one reference back. Go: `defer cancel()`. */
+/* Cancels, then gives one reference back: ctx_cancel() and ctx_release() in one. Go: `defer cancel()`. */
 void ctx_end(ctx *c);
 
 /* Implementation of ctx_auto. */

@@ -129,6 +129,7 @@ struct ctx_node {
 	struct ctx_node *up;          /* the nearest node above, or &ctx_never; constant */
 	struct hook_run *running;     /* hooks being run */
 	struct ctx_node *next_notify; /* belongs to the one thread that ended the node */
+	atomic_uint pins; /* who is ending the node without a reference: see "Lifetime" in ctx.c */
 };
 
 struct ctx_timer {
@@ -216,6 +217,7 @@ __attribute__((always_inline)) static inline struct ctx_node *ctx_node_new(size_
 	n->sibling.next = NULL;
 	n->hooks = NULL;
 	n->running = NULL;
+	atomic_init(&n->pins, 0);
 	return n;
 }
 
@@ -226,7 +228,8 @@ _Noreturn void ctx_misuse(const char *call, const char *what);
 void ctx_node_discard(struct ctx_node *n);
 void ctx_node_join(struct ctx_node *n);
 bool ctx_node_finish(struct ctx_node *n, const ctx_error *err, const ctx_error *cause);
-bool ctx_try_retain(ctx *c);
+void ctx_node_pin(struct ctx_node *n);
+void ctx_node_unpin(struct ctx_node *n);
 
 /* hook.c */
 void ctx_hooks_run(struct ctx_node *n);

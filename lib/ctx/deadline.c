@@ -135,15 +135,13 @@ static int64_t serve(struct timer_shard *s)
 	advance_locked(s, ctx_now());
 	while (s->bucket[0]) {
 		struct ctx_deadline *d = deadline_of(s->bucket[0]);
-		bool alive = ctx_try_retain(&d->node.base);
 
+		ctx_node_pin(&d->node);
 		take_locked(s, d);
 		atomic_store_explicit(&d->timer.armed, false, memory_order_release);
-		if (!alive)
-			continue; /* and perhaps freed by now */
 		ctx_lock_release(&s->lock);
 		ctx_node_finish(&d->node, &CTX_DEADLINE_EXCEEDED, d->cause);
-		ctx_release(&d->node.base);
+		ctx_node_unpin(&d->node);
 		ctx_lock_acquire(&s->lock);
 	}
 	int64_t next = next_locked(s);
@@ -321,7 +319,7 @@ int ctx_timer_arm(struct ctx_deadline *d)
 	return 0;
 }
 
-/* After the return the timer thread does not know `d` any more, unless it holds a reference to end it. */
+/* After the return the timer thread does not know `d` any more, unless it has pinned it to end it. */
 void ctx_timer_disarm(struct ctx_deadline *d)
 {
 	struct timer_shard *s = d->timer.shard;

@@ -26,7 +26,7 @@ struct hook_run {
 static pthread_mutex_t returned_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t returned = PTHREAD_COND_INITIALIZER;
 
-/* Takes the lock off for the length of the call. */
+/* Takes the lock off for the length of the call. The node is pinned: the hook may give back its last reference. */
 static void run_hook_locked(struct ctx_node *n, ctx_hook *h)
 {
 	struct hook_run run = {n->running, h, pthread_self(), false};
@@ -77,11 +77,14 @@ void ctx_hook_add(ctx *c, ctx_hook *h, void (*fn)(ctx_hook *h))
 	ctx_lock_acquire(&n->base.lock);
 	if (!ctx_node_err(n)) {
 		ctx_ring_append(&n->hooks, &h->link_);
-	} else {
-		h->link_.next = NULL;
-		run_hook_locked(n, h);
+		ctx_lock_release(&n->base.lock);
+		return;
 	}
+	h->link_.next = NULL;
+	ctx_node_pin(n);
+	run_hook_locked(n, h);
 	ctx_lock_release(&n->base.lock);
+	ctx_node_unpin(n);
 }
 
 /* Whether the function of `h` is running on a thread that is not this one. Marks it as awaited. */

@@ -15,9 +15,9 @@
 /* CTX_KIND_SIGNALS */
 struct ctx_signals {
 	struct ctx_node node;
-	struct ctx_link_ link;        /* on the ring watch.contexts while it is watched */
-	bool watched;                 /* guarded by watch.mutex */
-	struct ctx_signals *next_hit; /* the signal thread's */
+	struct ctx_link_ link; /* on the ring watch.contexts while it is watched */
+	bool watched;          /* guarded by watch.mutex */
+	unsigned long round;   /* in which the signal thread last came by; guarded by watch.mutex */
 	size_t n;
 	int signals[];
 };
@@ -30,6 +30,7 @@ static struct {
 	pthread_t thread;
 	bool running;
 	sem_t arrived;
+	unsigned long rounds; /* the signal thread's */
 	atomic_bool pending[NSIG];
 	atomic_bool stop;
 } watch = {.mutex = PTHREAD_MUTEX_INITIALIZER};
@@ -125,30 +126,28 @@ static bool wants(const struct ctx_signals *s, int signo)
 	return false;
 }
 
+/* Once around the ring, one context at a time with the mutex off: ending runs hooks, which may end others. */
 static void deliver(int signo)
 {
-	struct ctx_signals *hits = NULL;
+	unsigned long round = ++watch.rounds;
 
 	pthread_mutex_lock(&watch.mutex);
-	struct ctx_link_ *link = watch.contexts;
+	while (watch.contexts) {
+		struct ctx_signals *s = ctx_container(watch.contexts, struct ctx_signals, link);
 
-	while (link) {
-		struct ctx_signals *s = ctx_container(link, struct ctx_signals, link);
-
-		if (wants(s, signo) && ctx_try_retain(&s->node.base)) {
-			s->next_hit = hits;
-			hits = s;
-		}
-		link = link->next != watch.contexts ? link->next : NULL;
+		if (s->round == round)
+			break;
+		s->round = round;
+		watch.contexts = watch.contexts->next;
+		if (!wants(s, signo))
+			continue;
+		ctx_node_pin(&s->node);
+		pthread_mutex_unlock(&watch.mutex);
+		ctx_node_finish(&s->node, &CTX_CANCELED, ctx_signal_error(signo));
+		ctx_node_unpin(&s->node);
+		pthread_mutex_lock(&watch.mutex);
 	}
 	pthread_mutex_unlock(&watch.mutex);
-	while (hits) {
-		struct ctx_signals *s = hits;
-
-		hits = s->next_hit;
-		ctx_node_finish(&s->node, &CTX_CANCELED, ctx_signal_error(signo));
-		ctx_release(&s->node.base);
-	}
 }
 
 static void *signal_thread(void *arg)
@@ -315,6 +314,7 @@ ctx *ctx_with_signals(ctx *parent, const int *signals, size_t n)
 	if (!s)
 		return NULL;
 	s->watched = false;
+	s->round = 0;
 	s->n = n;
 	memcpy(s->signals, signals, n * sizeof(signals[0]));
 

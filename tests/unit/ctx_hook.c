@@ -340,6 +340,116 @@ Test(ctx_hook, remove_waits_for_a_run_on_another_thread, .timeout = 60)
 	ctx_end(slow.c);
 }
 
+static void *release_slow_with_tid(void *arg)
+{
+	atomic_store(&remover_tid, gettid());
+	ctx_release(slow.c);
+	slow.left_when_removed = atomic_load(&slow.left);
+	return arg;
+}
+
+static void *cancel_parent(void *arg)
+{
+	ctx_cancel(arg);
+	return arg;
+}
+
+/* The context must not be gone while its hook runs, nor go after who gave back the last reference has gone on. */
+Test(ctx_hook, giving_back_the_last_reference_waits_for_a_run_on_another_thread, .timeout = 60)
+{
+	ctx_auto *parent = ctx_with_cancel(ctx_background());
+	pthread_t canceller, releaser;
+
+	sem_init(&slow.entered, 0, 0);
+	sem_init(&slow.leave, 0, 0);
+	slow.c = ctx_with_cancel(parent);
+	ctx_hook_add(slow.c, &slow.hook, wait_to_leave);
+	pthread_create(&canceller, NULL, cancel_parent, parent);
+	while (sem_wait(&slow.entered) != 0)
+		;
+	pthread_create(&releaser, NULL, release_slow_with_tid, NULL);
+	while (!atomic_load(&remover_tid))
+		;
+	int tid = remover_tid;
+
+	cr_assert(eventually(remover_sleeps, &tid, 20000));
+	sem_post(&slow.leave);
+	pthread_join(releaser, NULL);
+	pthread_join(canceller, NULL);
+	cr_assert_eq(slow.left_when_removed, 1);
+}
+
+/*
+ * Two threads, each in a hook of one context, each giving back the last reference to the other's: were they to wait,
+ * it would be for each other.
+ */
+static struct crossing {
+	struct crossing_side {
+		ctx_hook hook;
+		ctx *parent, *c;
+	} side[2];
+	pthread_barrier_t both_inside;
+	atomic_int destroyed;
+} crossing;
+
+static void release_the_others(ctx_hook *h)
+{
+	struct crossing_side *mine = (struct crossing_side *)h;
+	struct crossing_side *other = mine == &crossing.side[0] ? &crossing.side[1] : &crossing.side[0];
+
+	pthread_barrier_wait(&crossing.both_inside);
+	ctx_release(other->c);
+}
+
+static void cancel_side(void *arg, int index)
+{
+	(void)arg;
+	ctx_cancel(crossing.side[index].parent);
+}
+
+static void count_destroyed(void *value)
+{
+	(void)value;
+	atomic_fetch_add(&crossing.destroyed, 1);
+}
+
+Test(ctx_hook, giving_back_a_last_reference_from_within_a_hook_does_not_wait, .timeout = 60)
+{
+	static const ctx_key key = {"key", count_destroyed};
+
+	pthread_barrier_init(&crossing.both_inside, NULL, 2);
+	for (int i = 0; i < 2; i++) {
+		struct crossing_side *side = &crossing.side[i];
+
+		side->parent = ctx_with_cancel(ctx_background());
+		ctx *value = ctx_with_value(side->parent, &key, NULL);
+
+		side->c = ctx_with_cancel(value);
+		ctx_release(value);
+		ctx_hook_add(side->c, &side->hook, release_the_others);
+	}
+	together(2, cancel_side, NULL);
+	cr_assert_eq(crossing.destroyed, 2, "each was left to the other, and not forgotten");
+	ctx_end(crossing.side[0].parent);
+	ctx_end(crossing.side[1].parent);
+}
+
+static void end_of_own(ctx_hook *h)
+{
+	ctx_release(((probe *)h)->c);
+}
+
+Test(ctx_hook, added_to_a_context_that_is_done_may_give_back_its_last_reference, .timeout = 60)
+{
+	static const ctx_key key = {"key", count_destroyed};
+	ctx *value = ctx_with_value(ctx_background(), &key, NULL);
+	probe p = {.c = ctx_with_timeout(value, 0)};
+
+	ctx_release(value);
+	ctx_hook_add(p.c, &p.hook, end_of_own);
+	cr_assert_eq(crossing.destroyed, 1);
+}
+
 /* The remover frees the hook as soon as it may: AddressSanitizer and ThreadSanitizer see whether that is too soon. */
 struct duel {
 	ctx *c;

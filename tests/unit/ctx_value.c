@@ -77,6 +77,36 @@ Test(ctx_value, is_destroyed_with_the_last_reference_to_its_context, .timeout = 
 	cr_assert_eq(destroyed, 2, "NULL is a value too");
 }
 
+static void count_atomically(void *value)
+{
+	atomic_fetch_add((atomic_int *)value, 1);
+}
+
+/*
+ * Were the thread that ends a context to hold a reference meanwhile, the last one given back by its owner would not
+ * be the last, and the value would be destroyed later, on a thread that knows nothing of it.
+ */
+Test(ctx_value, is_destroyed_before_the_last_reference_is_given_back_also_in_the_moment_of_expiry,
+     .timeout = 120)
+{
+	static const ctx_key owned = {"owned", count_atomically};
+
+	for (int i = 0; i < 20000; i++) {
+		atomic_int freed = 0;
+		ctx *value = ctx_with_value(ctx_background(), &owned, &freed);
+		ctx *timer = ctx_with_timeout(value, 20000);
+
+		ctx_release(value);
+		while (i % 2 && !ctx_err(timer))
+			;
+		if (i % 4 < 2)
+			ctx_end(timer);
+		else
+			ctx_release(timer);
+		cr_assert_eq(freed, 1, "round %d", i);
+	}
+}
+
 /* ---- Thirty layers ------------------------------------------------------------------------------------------- */
 
 enum { LAYERS = 30 };
