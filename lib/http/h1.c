@@ -247,8 +247,10 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method, 
 	 */
 	bool body = body_follows(request);
 	bool early = request->response.status == 413 || http_header(request, "Expect");
-	if (request->refused && body && early)
+	if (request->refused && body && early) {
+		request->conn->unread = true;
 		request_answer(request);
+	}
 	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
 }
 
@@ -351,6 +353,8 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
 	conn *c = conn_of(mhd);
 	if (c->request)
 		let_go(c->request, false);
+	if (c->unread && !c->gone && !c->kicked)
+		linger(c);
 	conn_closing(c);
 	conn_unref(c);
 	h->want_run = true;

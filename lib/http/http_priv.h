@@ -292,6 +292,7 @@ struct conn {
 	bool open;        /* until conn_closing */
 	bool tcp;         /* not a unix socket */
 	bool gone;        /* the client has left; never unset */
+	bool unread;      /* its request is answered, and not read to its end: see linger.c */
 	bool half_closed; /* it sends no more: see half_close_is_waiting */
 	bool kicked;      /* we have shut the socket down */
 	enum conn_phase phase;
@@ -331,6 +332,14 @@ void hangup_watch_bytes(conn *c);    /* also for bytes, once */
 void hangup_watch_no_bytes(conn *c); /* any more */
 void hangup_unwatch(conn *c);
 
+/* ---- linger.c ---------------------------------------------------------------------------------------- */
+
+typedef struct lingerer lingerer;
+
+/* The connection's socket is about to be closed with its request not read: sees to it that the answer arrives. */
+void linger(conn *c);
+void linger_stop(worker *w); /* the loop ends */
+
 /* ---- h1.c -------------------------------------------------------------------------------------------- */
 
 /* HTTP/1.1 on a worker's loop, before it runs. NULL with errno. */
@@ -359,6 +368,8 @@ struct worker {
 	uv_timer_t accept_again; /* after the process ran out of file descriptors */
 	conn *conns;
 	uv_timer_t ticks;    /* conn.c */
+	lingerer *lingerers; /* linger.c */
+	size_t lingerer_count;
 	http_request *spare; /* requests to be used again */
 	size_t spare_count;
 	loop_task drain, cut; /* posted by http_serve */

@@ -318,6 +318,7 @@ static void close_handles(worker *w)
 	uv_close((uv_handle_t *)&w->ticks, NULL);
 	h1_stop(w->h1);
 	w->h1 = NULL;
+	linger_stop(w);
 }
 
 static void loop_ends(loop_exit *hook, loop *l)

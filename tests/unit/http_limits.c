@@ -322,6 +322,33 @@ Test(http_limits, bodies_are_bounded, .timeout = 60)
 	http_peer_stop(server);
 }
 
+/*
+ * The answer to a body that is too long goes out before the body has come. If the connection were closed at
+ * once, the bytes still coming would have the kernel reset it, and a client that first sends all it has
+ * would never read the answer.
+ */
+Test(http_limits, a_refusal_reaches_a_client_that_goes_on_sending, .timeout = 60)
+{
+	enum { LENGTH = 32 << 20 };
+	http_server_options options = {.body_size = 1000};
+	http_peer_server *server = http_peer_serve(&options, routes);
+	char *body = calloc(1, LENGTH);
+	char head[128];
+	snprintf(head, sizeof(head), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", LENGTH);
+	for (int i = 0; i < 5; i++) {
+		int fd = http_peer_connect(server);
+		cr_assert(http_peer_send(fd, head));
+		cr_expect(http_peer_send_bytes(fd, body, LENGTH));
+		http_peer_response response = http_peer_read(fd, false);
+		cr_expect(eq(int, response.status, 413));
+		http_peer_clear(&response);
+		cr_expect(http_peer_closed(fd));
+		close(fd);
+	}
+	free(body);
+	http_peer_stop(server);
+}
+
 /* ---- Connections ------------------------------------------------------------------------------------- */
 
 static bool connections_are(void *arg)
