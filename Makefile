@@ -235,11 +235,11 @@ format: ## bring the C files into form
 # --- Installing
 
 pkgconfig_file = $(call remember,'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
-  'Name: $(1)' 'Description: $(2)' 'Version: $(VERSION)' 'Libs: -L$${libdir} -l$(1)' 'Libs.private: -pthread' \
-  'Cflags: -I$${includedir}' $(if $(3),'Requires.private: $(3)'))
+  'Name: $(1)' 'Description: $(2)' 'Version: $(VERSION)' 'Libs: -L$${libdir} -l$(1)' 'Libs.private: $(3) -pthread' \
+  'Cflags: -I$${includedir}')
 
 $(BUILD)/tether.pc: FORCE
-	$(call pkgconfig_file,tether,Cancellable HTTP requests over cancellable PostgreSQL queries,$(LIB_PACKAGES))
+	$(call pkgconfig_file,tether,Cancellable HTTP requests over cancellable PostgreSQL queries,$(LIB_LIBS))
 
 $(BUILD)/tether-ctx.pc: FORCE
 	$(call pkgconfig_file,tether-ctx,Contexts: cancellation and deadlines and values for C)
