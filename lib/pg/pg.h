@@ -80,6 +80,10 @@ typedef struct pg_pool_options {
 	size_t queue_size;            /* callers waiting for a connection at most; 0: 1024 */
 	int64_t connect_timeout;      /* for one attempt; 0: 5 s */
 	int64_t settle_timeout;       /* a cancelled connection that is not clean by then is closed; 0: 2 s */
+	/*
+	 * The two backstops are set for each session when it opens. Behind a pooler they are not, for sessions are
+	 * shared there: set them for the role (ALTER ROLE … SET).
+	 */
 	int64_t statement_timeout; /* PostgreSQL's own limit as a backstop, a little above any deadline; 0: none */
 	int64_t liveness_interval; /* client_connection_check_interval, the backstop for our own death; 0: 1 s */
 	/*
