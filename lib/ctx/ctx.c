@@ -124,7 +124,7 @@ static inline void destroy(ctx *c)
 /* ---- Pins ---------------------------------------------------------------- */
 
 /* A node's pins: how many, and what is to happen when the last is gone. */
-enum { PIN = 1, PINS = 0xffff, PIN_AWAITED = 0x10000, PIN_ORPHANED = 0x20000 };
+enum { PIN = 1, PINS = 0x3fff, PIN_AWAITED = 0x4000, PIN_ORPHANED = 0x8000 };
 
 /* For the last holder to wait for the last pin; rare, so one for all. */
 static pthread_mutex_t unpinned_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -135,13 +135,13 @@ static _Thread_local unsigned pins_held __attribute__((tls_model("initial-exec")
 
 static inline bool is_pinned(struct ctx_node *n)
 {
-	return atomic_load_explicit(&n->pins, memory_order_acquire) != 0;
+	return atomic_load_explicit(&n->base.pins, memory_order_acquire) != 0;
 }
 
 void ctx_node_pin(struct ctx_node *n)
 {
 	pins_held++;
-	atomic_fetch_add_explicit(&n->pins, PIN, memory_order_relaxed);
+	atomic_fetch_add_explicit(&n->base.pins, PIN, memory_order_relaxed);
 }
 
 void ctx_node_unpin(struct ctx_node *n)
@@ -150,7 +150,7 @@ void ctx_node_unpin(struct ctx_node *n)
 	unsigned pins;
 
 	pins_held--;
-	pins = atomic_fetch_sub_explicit(&n->pins, PIN, memory_order_acq_rel);
+	pins = atomic_fetch_sub_explicit(&n->base.pins, PIN, memory_order_acq_rel);
 	if ((pins & PINS) != 1)
 		return;
 	if (pins & PIN_AWAITED) {
@@ -167,14 +167,14 @@ void ctx_node_unpin(struct ctx_node *n)
 static bool settle(struct ctx_node *n)
 {
 	bool leave = pins_held > 0;
-	unsigned wish = leave ? PIN_ORPHANED : PIN_AWAITED;
+	unsigned short wish = leave ? PIN_ORPHANED : PIN_AWAITED;
 
-	if (!(atomic_fetch_or_explicit(&n->pins, wish, memory_order_acq_rel) & PINS))
+	if (!(atomic_fetch_or_explicit(&n->base.pins, wish, memory_order_acq_rel) & PINS))
 		return true;
 	if (leave)
 		return false;
 	pthread_mutex_lock(&unpinned_mutex);
-	while (atomic_load_explicit(&n->pins, memory_order_acquire) & PINS)
+	while (atomic_load_explicit(&n->base.pins, memory_order_acquire) & PINS)
 		pthread_cond_wait(&unpinned, &unpinned_mutex);
 	pthread_mutex_unlock(&unpinned_mutex);
 	return true;

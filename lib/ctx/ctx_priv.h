@@ -100,11 +100,13 @@ struct ctx {
 	struct ctx_node *node;   /* who ends this context: itself, one above, or &ctx_never */
 	struct ctx_pair *values; /* nearest value, itself or above */
 	int64_t deadline;        /* nearest deadline, if has_deadline */
-	uint8_t kind;
-	bool has_deadline;
+	uint8_t kind : 7;        /* enum ctx_kind */
+	uint8_t has_deadline : 1;
 	/* From here to err in a node is what deriving and ending a child writes or asks: one cache line or two. */
 	atomic_bool
 		linked; /* of a node: whether `up` may still reach it; written under up's lock, cleared last */
+	_Atomic unsigned short
+		pins; /* of a node: who is ending it without a reference; see "Lifetime" in ctx.c */
 	_Atomic unsigned refs;
 	ctx_lock lock; /* of a node */
 	int done_fd;   /* of a node; -1 until asked for */
@@ -129,7 +131,6 @@ struct ctx_node {
 	struct ctx_node *up;          /* the nearest node above, or &ctx_never; constant */
 	struct hook_run *running;     /* hooks being run */
 	struct ctx_node *next_notify; /* belongs to the one thread that ended the node */
-	atomic_uint pins; /* who is ending the node without a reference: see "Lifetime" in ctx.c */
 };
 
 struct ctx_timer {
@@ -191,7 +192,7 @@ __attribute__((always_inline)) static inline ctx *ctx_derive(size_t size, enum c
 	c->node = parent->node;
 	c->values = parent->values;
 	c->deadline = parent->deadline;
-	c->kind = (uint8_t)kind;
+	c->kind = kind & 0x7f;
 	c->has_deadline = parent->has_deadline;
 	atomic_init(&c->refs, 1);
 	ctx_retain_inline(parent);
@@ -217,7 +218,7 @@ __attribute__((always_inline)) static inline struct ctx_node *ctx_node_new(size_
 	n->sibling.next = NULL;
 	n->hooks = NULL;
 	n->running = NULL;
-	atomic_init(&n->pins, 0);
+	atomic_init(&n->base.pins, 0);
 	return n;
 }
 
