@@ -79,17 +79,13 @@ void fiber_park(fiber *f);   /* by the fiber itself; keeps errno */
 /* ---- loop.c: turns ---------------------------------------------------------------------------------- */
 
 struct loop {
-	uv_loop_t uv;
-	uv_async_t wakeup;
-	uv_prepare_t prepare; /* the turn, just before libuv blocks */
-	uv_idle_t no_block;   /* active while the next turn must follow without blocking */
-
 	/* Reached from other threads. */
 	_Atomic(loop_task *) posted; /* newest first; CLOSED once loop_run is over */
 	atomic_bool asleep;          /* nothing looks at `posted` before the loop is woken */
 	atomic_bool stopping;
 	atomic_uint posting; /* threads inside post() or loop_stop(), which loop_free waits for */
 	atomic_size_t fibers;
+	uv_async_t wakeup;
 	stack_pool stacks;
 	pthread_mutex_t exit_mutex;
 	loop_exit *exits;
@@ -106,6 +102,9 @@ struct loop {
 	void *sanitizer_stack, *sanitizer_fiber;
 	const void *stack_bottom;
 	size_t stack_size;
+	uv_prepare_t prepare; /* the turn, just before libuv blocks */
+	uv_idle_t no_block;   /* active while the next turn must follow without blocking */
+	uv_loop_t uv;
 };
 
 void loop_make_ready(fiber *f); /* on its loop's thread */

@@ -12,11 +12,11 @@
 #include "support.h"
 
 #define BOTH_WORLDS(name)                                   \
-	Test(loop_wait, name##_on_a_fiber, .timeout = 120)  \
+	Test(loop_wait, name##_on_a_fiber, .timeout = 300)  \
 	{                                                   \
 		in_fiber(name, NULL);                       \
 	}                                                   \
-	Test(loop_wait, name##_on_a_thread, .timeout = 120) \
+	Test(loop_wait, name##_on_a_thread, .timeout = 300) \
 	{                                                   \
 		name(NULL);                                 \
 	}
@@ -50,16 +50,20 @@ static void event_stays_set_until_taken(void *arg)
 
 BOTH_WORLDS(event_stays_set_until_taken)
 
-/* Two sides set each other's event in turn. Neither side may miss one. */
-enum { PINGS = 100000 };
+/* Two sides set each other's event in turn, 100 000 times (fewer where it takes longer). Neither may miss one. */
+static long pings(void)
+{
+	return 100000 / support_patience();
+}
 
 static wait_event ping = WAIT_EVENT_INIT, pong = WAIT_EVENT_INIT;
 static long shared; /* written by turns; a race here is a missing happens-before */
 
 static void play_ping(void *arg)
 {
+	long n = pings();
 	(void)arg;
-	for (long i = 0; i < PINGS; i++) {
+	for (long i = 0; i < n; i++) {
 		shared = 2 * i;
 		wait_event_set(&ping);
 		cr_assert(eq(int, wait_event_wait(ctx_background(), &pong), 0));
@@ -70,8 +74,9 @@ static void play_ping(void *arg)
 
 static void play_pong(void *arg)
 {
+	long n = pings();
 	(void)arg;
-	for (long i = 0; i < PINGS; i++) {
+	for (long i = 0; i < n; i++) {
 		cr_assert(eq(int, wait_event_wait(NULL, &ping), 0));
 		if (shared != 2 * i)
 			abort();
@@ -86,7 +91,7 @@ static void *pong_thread(void *arg)
 	return NULL;
 }
 
-Test(loop_wait, ping_pong_of_threads, .timeout = 120)
+Test(loop_wait, ping_pong_of_threads, .timeout = 300)
 {
 	pthread_t thread;
 	pthread_create(&thread, NULL, pong_thread, NULL);
@@ -94,7 +99,7 @@ Test(loop_wait, ping_pong_of_threads, .timeout = 120)
 	pthread_join(thread, NULL);
 }
 
-Test(loop_wait, ping_pong_of_a_fiber_and_a_thread, .timeout = 120)
+Test(loop_wait, ping_pong_of_a_fiber_and_a_thread, .timeout = 300)
 {
 	pthread_t thread;
 	pthread_create(&thread, NULL, pong_thread, NULL);
@@ -102,7 +107,7 @@ Test(loop_wait, ping_pong_of_a_fiber_and_a_thread, .timeout = 120)
 	pthread_join(thread, NULL);
 }
 
-Test(loop_wait, ping_pong_of_two_loops, .timeout = 120)
+Test(loop_wait, ping_pong_of_two_loops, .timeout = 300)
 {
 	loop_thread *t = loop_thread_start(NULL);
 	loop_spawn(loop_thread_loop(t), play_pong, NULL);
@@ -116,127 +121,185 @@ static void play_both(void *arg)
 	play_ping(arg);
 }
 
-Test(loop_wait, ping_pong_on_one_loop, .timeout = 120)
+Test(loop_wait, ping_pong_on_one_loop, .timeout = 300)
 {
 	in_fiber(play_both, NULL);
 }
 
 /*
- * One sets again and again, the other takes: several sets may count as one, but the last must not get lost between
- * the look at the event and its clearing, and with it what was written before.
+ * Races, staged: a helper thread stays for all rounds and acts as soon as one begins; the waiter comes a little later
+ * in each than in the one before, so that every step of its is once the one that is raced. Event and context are new in each round and gone after it,
+ * so what touches them too late is seen by the sanitizers.
  */
-static _Atomic long produced;
+enum { ROUNDS = 20000, SWEEP = 1000, LAST_ROUND = ROUNDS + 1 };
 
-static void *produce(void *arg)
+typedef struct race {
+	atomic_long round;      /* which one the helpers may begin */
+	atomic_int helpers_due; /* those that are not through with it yet */
+	wait_event *event;
+	ctx *ctx;
+	atomic_long data; /* what the waiter has to see */
+} race;
+
+static void sweep(long round)
 {
-	for (long i = 1; i <= PINGS; i++) {
-		atomic_store_explicit(&produced, i, memory_order_relaxed);
-		wait_event_set(arg);
+	for (volatile long i = round % SWEEP; i > 0; i--)
+		;
+}
+
+/* False when there is none more. */
+static bool next_round(race *r, long round)
+{
+	for (int i = 0; atomic_load(&r->round) < round; i++)
+		if (i > 2000)
+			sched_yield(); /* or else, with no processor to spare, no round would ever begin */
+	return atomic_load(&r->round) != LAST_ROUND;
+}
+
+static void begin_round(race *r, long round, int helpers)
+{
+	atomic_store(&r->helpers_due, helpers);
+	atomic_store(&r->round, round);
+	sweep(round);
+}
+
+static void end_round(race *r)
+{
+	while (atomic_load(&r->helpers_due) > 0)
+		sched_yield();
+}
+
+static void *set_in_each_round(void *arg)
+{
+	race *r = arg;
+	for (long round = 1; next_round(r, round); round++) {
+		wait_event_set(r->event);
+		atomic_fetch_sub(&r->helpers_due, 1);
 	}
 	return NULL;
 }
 
+static void *set_twice_in_each_round(void *arg)
+{
+	race *r = arg;
+	for (long round = 1; next_round(r, round); round++) {
+		wait_event_set(r->event);
+		sweep(round * 7);
+		atomic_store_explicit(&r->data, round, memory_order_relaxed);
+		wait_event_set(r->event);
+		atomic_fetch_sub(&r->helpers_due, 1);
+	}
+	return NULL;
+}
+
+static void *cancel_in_each_round(void *arg)
+{
+	race *r = arg;
+	for (long round = 1; next_round(r, round); round++) {
+		ctx_cancel(r->ctx);
+		atomic_fetch_sub(&r->helpers_due, 1);
+	}
+	return NULL;
+}
+
+/* The second set may come while the first is being taken: neither it nor what was written before may get lost. */
 static void no_set_is_lost(void *arg)
 {
-	wait_event e = WAIT_EVENT_INIT;
-	pthread_t thread;
+	race r = {0};
+	pthread_t setter;
 	(void)arg;
-	pthread_create(&thread, NULL, produce, &e);
-	while (atomic_load_explicit(&produced, memory_order_relaxed) < PINGS)
-		cr_assert(eq(int, wait_event_wait(NULL, &e), 0));
-	pthread_join(thread, NULL);
-	atomic_store(&produced, 0);
+	pthread_create(&setter, NULL, set_twice_in_each_round, &r);
+	for (long round = 1; round <= ROUNDS; round++) {
+		wait_event e = WAIT_EVENT_INIT;
+		r.event = &e;
+		begin_round(&r, round, 1);
+		while (atomic_load_explicit(&r.data, memory_order_relaxed) != round)
+			wait_event_wait(NULL, &e); /* for ever if it was lost */
+		end_round(&r);
+	}
+	atomic_store(&r.round, LAST_ROUND);
+	pthread_join(setter, NULL);
 }
 
 BOTH_WORLDS(no_set_is_lost)
 
-/*
- * Set and cancelled at the same time, from two threads that stay for all rounds: the wait ends once, and if it was
- * the context then the event is still there to be taken. Event and context are new in each round and gone after
- * it, so whatever touches them too late is seen by the sanitizers.
- */
-enum { ROUNDS = 20000 };
-
-struct contest {
-	atomic_long round;   /* which one may begin; ROUNDS + 1: none more */
-	atomic_int finished; /* contestants that are through with it */
-	wait_event *event;
-	ctx *ctx;
-};
-
-static void contest_rounds(struct contest *contest, bool sets)
+/* The context may end before the wait begins, between any two of its steps, or when it is over. */
+static void done_at_any_moment(void *arg)
 {
-	for (long next = 1;; next++) {
-		long round;
-		while ((round = atomic_load(&contest->round)) < next)
-			sched_yield();
-		if (round > ROUNDS)
-			return;
-		if (sets)
-			wait_event_set(contest->event);
-		else
-			ctx_cancel(contest->ctx);
-		atomic_fetch_add(&contest->finished, 1);
-	}
-}
-
-static void *contest_set(void *arg)
-{
-	contest_rounds(arg, true);
-	return NULL;
-}
-
-static void *contest_cancel(void *arg)
-{
-	contest_rounds(arg, false);
-	return NULL;
-}
-
-static int contest_round(struct contest *contest, long round)
-{
-	wait_event e = WAIT_EVENT_INIT;
-	ctx *c = ctx_with_cancel(ctx_background());
-	contest->event = &e;
-	contest->ctx = c;
-	atomic_store(&contest->finished, 0);
-	atomic_store(&contest->round, round);
-	int got = wait_event_wait(c, &e);
-	if (got != 0) {
-		if (errno != ECANCELED || !ctx_err(c))
+	race r = {0};
+	pthread_t canceller;
+	(void)arg;
+	pthread_create(&canceller, NULL, cancel_in_each_round, &r);
+	for (long round = 1; round <= ROUNDS; round++) {
+		ctx *c = ctx_with_cancel(ctx_background());
+		r.ctx = c;
+		begin_round(&r, round, 1);
+		if (wait_done(c) != -1 || errno != ECANCELED)
 			abort();
-		wait_event_wait(NULL, &e); /* for ever if the set was lost */
+		end_round(&r);
+		ctx_end(c);
 	}
-	while (atomic_load(&contest->finished) < 2)
-		sched_yield();
-	if (e.state)
-		abort();
-	ctx_end(c);
-	return got;
+	atomic_store(&r.round, LAST_ROUND);
+	pthread_join(canceller, NULL);
 }
 
+BOTH_WORLDS(done_at_any_moment)
+
+/* Set and cancelled at the same time: the wait ends once, and if by the context then the event is still to be had. */
 static void set_against_cancel(void *arg)
 {
-	struct contest contest = {0};
-	pthread_t threads[2];
+	race r = {0};
+	pthread_t setter, canceller;
 	(void)arg;
-	pthread_create(&threads[0], NULL, contest_set, &contest);
-	pthread_create(&threads[1], NULL, contest_cancel, &contest);
-	for (long round = 1; round <= ROUNDS; round++)
-		contest_round(&contest, round);
-	atomic_store(&contest.round, ROUNDS + 1);
-	for (int i = 0; i < 2; i++)
-		pthread_join(threads[i], NULL);
+	pthread_create(&setter, NULL, set_in_each_round, &r);
+	pthread_create(&canceller, NULL, cancel_in_each_round, &r);
+	for (long round = 1; round <= ROUNDS / 4; round++) {
+		wait_event e = WAIT_EVENT_INIT;
+		ctx *c = ctx_with_cancel(ctx_background());
+		r.event = &e;
+		r.ctx = c;
+		begin_round(&r, round, 2);
+		if (wait_event_wait(c, &e) != 0) {
+			if (errno != ECANCELED || !ctx_err(c))
+				abort();
+			wait_event_wait(NULL, &e); /* for ever if the set was lost */
+		}
+		end_round(&r);
+		if (e.state)
+			abort();
+		ctx_end(c);
+	}
+	atomic_store(&r.round, LAST_ROUND);
+	pthread_join(setter, NULL);
+	pthread_join(canceller, NULL);
 }
 
 BOTH_WORLDS(set_against_cancel)
 
-/* The setter must not touch the event, nor the waiter, once the waiter can run: both are gone at once here. */
 static void *set_once(void *arg)
 {
 	wait_event_set(arg);
 	return NULL;
 }
 
+/* Of a wait that the event has ended nothing is left in the context; it says so, and aborts, when it is freed. */
+static void leaves_nothing_in_the_context(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 100; i++) {
+		wait_event e = WAIT_EVENT_INIT;
+		pthread_t setter;
+		ctx *c = ctx_with_cancel(ctx_background());
+		pthread_create(&setter, NULL, set_once, &e);
+		cr_assert(eq(int, wait_event_wait(c, &e), 0));
+		pthread_join(setter, NULL);
+		ctx_release(c);
+	}
+}
+
+BOTH_WORLDS(leaves_nothing_in_the_context)
+
+/* The setter must not touch the event, nor the waiter, once the waiter can run: both are gone at once here. */
 static void gone_after_the_wait(void *arg)
 {
 	(void)arg;

@@ -3,6 +3,7 @@
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -395,6 +396,61 @@ Test(loop_wait_fd, errno_is_the_contexts_not_libuvs, .timeout = 30)
 	in_fiber(cancelled_in_the_same_turn, NULL);
 }
 
+/*
+ * In one batch of events the first ends the context and the second makes the file ready, so that the wait is over
+ * when the readiness comes. The next wait must not take that for its own.
+ */
+static ctx *cancelled_by_event;
+static wait_event poll_closed = WAIT_EVENT_INIT;
+
+static void on_poll_closed(uv_handle_t *handle)
+{
+	(void)handle;
+	wait_event_set(&poll_closed);
+}
+
+static void cancel_by_event(uv_poll_t *poll, int status, int events)
+{
+	(void)status, (void)events;
+	ctx_cancel(cancelled_by_event);
+	uv_close((uv_handle_t *)poll, on_poll_closed);
+}
+
+static void write_both(void *arg)
+{
+	int *fds = arg;
+	cr_expect(eq(long, write(fds[0], "x", 1), 1));
+	cr_expect(eq(long, write(fds[1], "x", 1), 1));
+}
+
+static void ready_when_the_wait_is_over(void *arg)
+{
+	int ends[2], trigger[2];
+	uv_poll_t poll;
+	(void)arg;
+	pair(ends);
+	pair(trigger);
+	cancelled_by_event = ctx_with_cancel(ctx_background());
+	uv_poll_init(loop_uv(loop_current()), &poll, trigger[0]);
+	uv_poll_start(&poll, UV_READABLE, cancel_by_event);
+	loop_spawn(loop_current(), write_both, (int[]){trigger[1], ends[1]});
+	cr_assert(eq(int, wait_fd(cancelled_by_event, ends[0], WAIT_READ), -1));
+	drain(ends[0]);
+	ctx *c = ctx_with_timeout(ctx_background(), 10 * CTX_MILLISECOND);
+	cr_assert(eq(int, wait_fd(c, ends[0], WAIT_READ), -1));
+	cr_assert(eq(int, errno, ETIMEDOUT));
+	wait_event_wait(NULL, &poll_closed);
+	ctx_end(c);
+	ctx_end(cancelled_by_event);
+	close_pair(ends);
+	close_pair(trigger);
+}
+
+Test(loop_wait_fd, readiness_after_the_wait_is_not_the_next_ones, .timeout = 30)
+{
+	in_fiber(ready_when_the_wait_is_over, NULL);
+}
+
 static void on_hangup(uv_poll_t *poll, int status, int events)
 {
 	(void)poll, (void)status, (void)events;
@@ -580,6 +636,48 @@ static void kept(void *arg)
 Test(loop_wait_fd, a_kept_file_is_registered_once, .timeout = 60)
 {
 	in_fiber(kept, NULL);
+}
+
+static void connect_to_self(int ends[2])
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	cr_assert(eq(int, bind(listener, (struct sockaddr *)&address, size), 0));
+	cr_assert(eq(int, listen(listener, 1), 0));
+	getsockname(listener, (struct sockaddr *)&address, &size);
+	ends[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	cr_assert(eq(int, connect(ends[0], (struct sockaddr *)&address, size), 0));
+	ends[1] = accept(listener, NULL, NULL);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	close(listener);
+}
+
+static void reset(void *arg)
+{
+	int fd = *(int *)arg;
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+	close(fd);
+}
+
+/* At an error libuv itself stops the handle: the next wait must not take it for registered still. */
+static void kept_and_reset(void *arg)
+{
+	int ends[2];
+	(void)arg;
+	connect_to_self(ends);
+	wait_fd_keep(ends[0]);
+	loop_spawn(loop_current(), reset, &ends[1]);
+	for (int i = 0; i < 3; i++)
+		cr_assert(eq(int, wait_fd(ctx_background(), ends[0], WAIT_READ), WAIT_READ));
+	cr_assert(eq(int, wait_fd(ctx_background(), ends[0], WAIT_WRITE), WAIT_WRITE));
+	wait_fd_drop(ends[0]);
+	close(ends[0]);
+}
+
+Test(loop_wait_fd, a_kept_connection_that_is_reset, .timeout = 30)
+{
+	in_fiber(kept_and_reset, NULL);
 }
 
 static int turns;
