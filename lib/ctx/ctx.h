@@ -307,9 +307,9 @@ struct ctx_hook {
  * Has fn(h) called once when `c` is done, on the thread that ends it, after
  * all its descendants are done; if it is done already, here and now, before
  * the call returns. Nothing is allocated. fn is called with no lock held: it
- * may call anything in this header, remove, re-add or free h itself, but it
- * must not block, since whoever cancels waits for it. Hooks of one context run
- * in the order they were added.
+ * may call anything in this header, remove, re-add or free h itself, and give
+ * back the last reference to the context; but it must not block, since whoever
+ * cancels waits for it. Hooks of one context run in the order they were added.
  */
 void ctx_hook_add(ctx *c, ctx_hook *h, void (*fn)(ctx_hook *h));
 
