@@ -185,17 +185,44 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd
 	if (request) {
 		request->mhd = mhd;
 		request->h1_state = READING_HEAD;
+		request->raw_target = target;
 		c->request = request;
 		h1_bytes(c);
 	}
 	return request;
 }
 
+/* MHD's list of fields, walked. */
 struct fields {
 	http_request *request;
+	const char *at; /* where in memory the next one should begin */
+	bool scattered; /* and one did not */
 	unsigned count;
 	bool out_of_memory;
 };
+
+/*
+ * Before its release 1.0 MHD takes bare LFs, folded lines, stray spaces and NULs, and does not tell: a line
+ * comes out as its name and value. But both are still where they were read, in one piece of memory, in which
+ * MHD has put NULs for the colon and for the line's end. So a line that was more than name, colon, optional
+ * white space, value, CR and LF is one whose successor is not where it should be.
+ */
+static bool mhd_is_lenient(void)
+{
+	return strncmp(MHD_get_version(), "0.", 2) == 0;
+}
+
+static void check_place(struct fields *fields, const char *name, size_t name_size, const char *value,
+                        size_t value_size)
+{
+	const char *gap = name + name_size + 1;
+	if (name != fields->at || !value || value < gap || value > gap + HEAD_MAX)
+		fields->scattered = true;
+	for (; !fields->scattered && gap < value; gap++)
+		if (*gap != ' ' && *gap != '\t')
+			fields->scattered = true;
+	fields->at = value ? value + value_size + 2 : NULL;
+}
 
 static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
                                 const char *value, size_t value_size)
@@ -203,9 +230,30 @@ static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *
 	struct fields *fields = arg;
 	(void)kind;
 	fields->count++;
+	check_place(fields, name, name_size, value, value_size);
+	while (value && value_size > 0 && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
+		value_size--;
 	fields->out_of_memory =
 		!request_add_field(fields->request, name, name_size, value ? value : "", value_size);
 	return fields->out_of_memory ? MHD_NO : MHD_YES;
+}
+
+/* Takes the fields over. False: out of memory. */
+static bool take_fields(http_request *request, const char *method, const char *version)
+{
+	const char *target = method + strlen(method) + 1;
+	const char *after_target = target + strlen(request->target) + 1;
+	struct fields fields = {.request = request, .at = version + strlen(version) + 2};
+	fields.scattered = target != request->raw_target || version != after_target;
+	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+	size_t size = info ? info->header_size : 0;
+	if (fields.count > FIELDS_MAX || size > HEAD_MAX)
+		request_refuse_and_close(request, 431, NULL);
+	if (mhd_is_lenient() && (fields.scattered || fields.at + 2 != method + size))
+		request_refuse_and_close(request, 400, "The head is malformed.");
+	return !fields.out_of_memory;
 }
 
 /* Whether a body follows the head; and it is refused if it is going to be too long. */
@@ -224,30 +272,22 @@ static bool body_follows(http_request *request)
 
 static enum MHD_Result head_is_whole(http_request *request, const char *method, const char *version)
 {
-	struct fields fields = {.request = request};
-	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
-	if (fields.out_of_memory)
-		return MHD_NO;
-	const union MHD_ConnectionInfo *size =
-		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-	if (fields.count > FIELDS_MAX || (size && size->header_size > HEAD_MAX)) {
-		request_refuse(request, 431, NULL);
-		request->response.closes = true;
-	}
-	if (!request_begin(request, method))
+	enum http_version spoken = strcmp(version, "HTTP/1.0") == 0 ? HTTP_1_0 : HTTP_1_1;
+	if (!take_fields(request, method, version) || !request_begin(request, method, spoken))
 		return MHD_NO;
 	request->h1_state = READING_BODY;
 	conn_enter(request->conn, CONN_BODY);
-	request->until_close = strcmp(version, "HTTP/1.1") != 0;
+	request->until_close = spoken == HTTP_1_0;
 	if (request->conn->gone)
 		request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
 	/*
-	 * A refusal that can be said before the body saves the client from sending it; MHD then closes. But a
-	 * body that is short and already on its way is read, and the connection kept.
+	 * A refusal that can be said before the body saves the client from sending it, and us from reading what
+	 * cannot be trusted; MHD then closes. But a body that is short and already on its way is read, and the
+	 * connection kept.
 	 */
 	bool body = body_follows(request);
 	bool early = request->response.status == 413 || http_header(request, "Expect");
-	if (request->refused && body && early) {
+	if (request->refused && (request->response.closes || (body && early))) {
 		request->conn->unread = true;
 		request_answer(request);
 	}

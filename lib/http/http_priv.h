@@ -5,6 +5,7 @@
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	request.c   a request from its head to its end, whatever protocol brought it
+ *	validate.c  what is no request
  *	router.c    which handler                                    url.c: escapes, queries
  *	response.c  what the handler answers
  *
@@ -192,6 +193,8 @@ typedef struct transport {
 
 enum { REQUEST_MAGIC = 0x72657175 };
 
+enum http_version { HTTP_1_0 = 10, HTTP_1_1 = 11, HTTP_2 = 20 };
+
 struct http_request {
 	uint32_t magic;
 	unsigned references; /* the protocol's, the fiber's */
@@ -218,6 +221,7 @@ struct http_request {
 
 	/* h1.c's own. */
 	struct MHD_Connection *mhd;
+	const char *raw_target; /* where MHD has it */
 	int h1_state;
 	bool suspended;   /* MHD has the connection on its list of suspended ones */
 	bool until_close; /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
@@ -237,10 +241,13 @@ bool request_add_field(http_request *request, const char *name, size_t name_size
                        size_t value_size);
 
 /* The head is whole: finds the route, or a reason to refuse. False: out of memory, nothing has begun. */
-bool request_begin(http_request *request, const char *method);
+bool request_begin(http_request *request, const char *method, enum http_version version);
 
 /* Refuses it: answered by the layer with a problem of this status, without a handler. The first refusal counts. */
 void request_refuse(http_request *request, int status, const char *detail);
+
+/* The same for one after which the rest of the stream cannot be trusted. */
+void request_refuse_and_close(http_request *request, int status, const char *detail);
 
 /* Appends to the body. False: too much, or out of memory; the request was refused and keeps nothing. */
 bool request_body(http_request *request, const char *data, size_t size);
@@ -324,6 +331,14 @@ void conn_reset(conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
+
+/* ---- validate.c -------------------------------------------------------------------------------------- */
+
+/* Refuses, and closes, where a head is not exactly one. */
+void validate_head(http_request *request, enum http_version version);
+
+/* Whether text may be a field's value: no control character but the tab. */
+bool is_field_value(const char *text, size_t size);
 
 /* ---- hangup.c ---------------------------------------------------------------------------------------- */
 

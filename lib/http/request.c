@@ -124,6 +124,12 @@ void request_refuse(http_request *request, int status, const char *detail)
 	response_error(&request->response, status, detail);
 }
 
+void request_refuse_and_close(http_request *request, int status, const char *detail)
+{
+	request_refuse(request, status, detail);
+	request->response.closes = true;
+}
+
 /* A redirect to where the path should have gone, with the query it came with. */
 static void redirect(http_request *request, const char *location)
 {
@@ -155,7 +161,8 @@ static void find_route(http_request *request, const char *path)
 		redirect(request, match.location);
 		break;
 	case ROUTE_BAD_PATH:
-		request_refuse(request, 400, "The path has a malformed percent escape, or one of a NUL.");
+		request_refuse_and_close(request, 400,
+		                         "The path has a malformed percent escape, or one of a NUL.");
 		break;
 	case ROUTE_NOT_FOUND:
 		request_refuse(request, 404, NULL);
@@ -175,15 +182,11 @@ static void read_target(http_request *request)
 {
 	arena *a = &request->arena;
 	size_t path_size = strcspn(request->target, "?");
-	if (request->target[0] != '/') {
-		request_refuse(request, 400, "The target must be a path.");
-		return;
-	}
 	if (request->target[path_size] &&
 	    !query_parse(a, request->target + path_size + 1, &request->query_values)) {
 		if (errno == EINVAL)
-			request_refuse(request, 400,
-			               "The query has a malformed percent escape, or one of a NUL.");
+			request_refuse_and_close(
+				request, 400, "The query has a malformed percent escape, or one of a NUL.");
 		else
 			request_refuse(request, 503, NULL);
 	}
@@ -197,7 +200,7 @@ static void read_target(http_request *request)
 		request_refuse(request, 503, NULL);
 }
 
-bool request_begin(http_request *request, const char *method)
+bool request_begin(http_request *request, const char *method, enum http_version version)
 {
 	http_server *server = request->conn->worker->server;
 	request->method = arena_copy(&request->arena, method, strlen(method));
@@ -206,6 +209,7 @@ bool request_begin(http_request *request, const char *method)
 	request->begun = true;
 	atomic_fetch_add_explicit(&server->requests, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&server->requests_total, 1, memory_order_relaxed);
+	validate_head(request, version);
 	if (!request->refused)
 		read_target(request);
 	if (server->options.on_request && !server->options.on_request(request, server->options.data))

@@ -100,15 +100,6 @@ void http_response_status(http_response *response, int status)
 		response->status = status;
 }
 
-/* RFC 9110, 5.5: visible characters, spaces and tabs, and bytes beyond ASCII. */
-static bool is_field_value(const char *value)
-{
-	for (const char *c = value; *c; c++)
-		if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f)
-			return false;
-	return true;
-}
-
 /* How a message is delimited and what becomes of its connection is not for handlers to say. */
 static bool is_framing(const char *name)
 {
@@ -127,7 +118,7 @@ void http_response_add_header(http_response *response, const char *name, const c
 	size_t name_size = strlen(name);
 	size_t value_size = strlen(value);
 	response->fields_size += name_size + value_size + 4;
-	if (!is_token(name, name_size) || !is_field_value(value) || is_framing(name) ||
+	if (!is_token(name, name_size) || !is_field_value(value, value_size) || is_framing(name) ||
 	    response->fields_size > RESPONSE_FIELDS_MAX) {
 		fail(response);
 		return;
