@@ -228,7 +228,7 @@ void fiber_give_back(fiber *f)
 
 /* ---- The switch ------------------------------------------------------------------------------------- */
 
-static void fiber_main(void);
+static _Noreturn void fiber_main(void);
 
 SWITCHES_STACKS static void stack_switch(jmp_buf from, jmp_buf to)
 {
@@ -295,7 +295,7 @@ SWITCHES_STACKS static void fiber_leave(fiber *f, void **fake_stack)
 	(void)fake_stack;
 }
 
-SWITCHES_STACKS static void fiber_main(void)
+SWITCHES_STACKS static _Noreturn void fiber_main(void)
 {
 	fiber *f = loop_current()->running;
 #ifdef __SANITIZE_ADDRESS__

@@ -287,7 +287,8 @@ static void turn(uv_prepare_t *prepare)
 	for (int round = 0; again && round < ROUNDS_MAX; round++) {
 		run_tasks(l);
 		run_ready(l);
-		again = run_turn_hooks(l) | work_left(l);
+		again = run_turn_hooks(l);
+		again = again || work_left(l);
 	}
 	/* libuv's timers count from its own idea of now, which the fibers have made old. */
 	uv_update_time(&l->uv);
