@@ -23,7 +23,6 @@ typedef struct record {
 		unsigned cancels;
 		bool kept;
 	} last;
-	bool slow;
 	reason why;
 	http_outcome outcome;
 	char method[16], peer[64];
@@ -53,16 +52,14 @@ static void copy(char *to, size_t size, const char *from)
 
 /* ---- The line --------------------------------------------------------------------------------------- */
 
-static log_level level_of(const record *r)
+static log_level level_of(int status)
 {
-	return r->outcome.status == 500             ? LOG_ERROR
-	       : r->outcome.status > 500 || r->slow ? LOG_WARN
-	                                            : LOG_INFO;
+	return status < 500 ? LOG_INFO : status == 500 ? LOG_ERROR : LOG_WARN;
 }
 
 static void write_line(const record *r)
 {
-	log_level level = level_of(r);
+	log_level level = level_of(r->outcome.status);
 	if (!log_enabled(level))
 		return;
 	log_line line;
@@ -86,8 +83,6 @@ static void write_line(const record *r)
 		log_field_int(&line, "cancels", r->last.cancels);
 		log_field(&line, "connection", r->last.kept ? "kept" : "closed");
 	}
-	if (r->slow)
-		log_field_bool(&line, "slow", true);
 	if (r->error[0])
 		log_field(&line, "error", r->error);
 	log_end(&line);
@@ -152,8 +147,6 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 		return;
 	r->why = why;
 	r->outcome = *outcome;
-	int64_t slow = atomic_load_explicit(&log->slow_ns, memory_order_relaxed);
-	r->slow = slow && outcome->duration_ns > slow;
 	copy(r->method, sizeof(r->method), http_request_method(request));
 	copy(r->peer, sizeof(r->peer), http_request_peer(request));
 	copy(r->target, sizeof(r->target), http_request_target(request));

@@ -13,7 +13,6 @@ typedef struct admin {
 	const http_server *server; /* the one that serves albums */
 	pg_pool *pool;
 	const metrics *metrics;
-	const char *token; /* without which nothing is told but whether it lives and is ready; "": none */
 } admin;
 
 /* Adds the handlers; a is borrowed while the server lives. 0, or -1 with errno. */

@@ -1,10 +1,9 @@
 /*
- * albums.h — the albums resource: its routes, and what holds for all of them.
+ * albums.h — the albums resource.
  */
 #ifndef ALBUMD_ALBUMS_H
 #define ALBUMD_ALBUMS_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <tether/http.h>
@@ -15,14 +14,10 @@
 typedef struct albums {
 	pg_pool *pool;
 	int64_t query_timeout;
-	const char *cors_origin; /* the origin that browsers may call from, "*" for any; "": none */
-	const char *write_token; /* who changes something must bear it; "": anybody may */
-	/* These two may change while albumd serves. */
-	atomic_bool allow_delay; /* ?delay=30s */
-	atomic_bool allow_all;   /* ?limit=all */
+	bool allow_delay;
 } albums;
 
 /* Adds the handlers; a is borrowed while the server lives. 0, or -1 with errno. */
-int albums_handle(http_server *server, metrics *m, const albums *a);
+int albums_handle(http_server *server, metrics *m, albums *a);
 
 #endif

@@ -17,7 +17,18 @@
 #include "service.h"
 #include "support.h"
 
-enum { CROWD = 1000, POOL = 16, LIVEZ_MS = 20, ATTEMPTS = 5 };
+enum { CROWD = 1000, POOL = 16, LIVEZ_MS = 20, LEFT_MS = 100, ATTEMPTS = 3 };
+
+/* Seconds, which a program under a sanitizer needs more of for a thousand to gather before the first has ended. */
+static int delay(void)
+{
+	return support_patience() > 1 ? 16 : 4;
+}
+
+static int deadline(void)
+{
+	return delay() + delay() / 4;
+}
 
 typedef struct visitor {
 	client *client;
@@ -45,7 +56,7 @@ static void send_requests(const service *s, visitor visitors[], int from, int to
 	for (int i = from; i < to; i++) {
 		char target[64];
 
-		snprintf(target, sizeof target, "/albums?delay=4s&visitor=%d", i);
+		snprintf(target, sizeof target, "/albums?delay=%ds&visitor=%d", delay(), i);
 		visitors[i].client = client_connect(s->port);
 		cr_assert_not_null(visitors[i].client);
 		visitors[i].sent = service_now();
@@ -54,9 +65,31 @@ static void send_requests(const service *s, visitor visitors[], int from, int to
 	}
 }
 
+/* Has the pool make its connections, which takes long where the server's processes are slow to start. */
+static void warm_up(const service *s)
+{
+	for (int round = 0; round < 20 && service_metric(s, "db_pool_connects_total") < POOL; round++) {
+		client *clients[POOL];
+
+		for (int i = 0; i < POOL; i++) {
+			clients[i] = client_connect(s->port);
+			cr_assert(client_send_get(clients[i], "/albums?delay=500ms"));
+		}
+		for (int i = 0; i < POOL; i++) {
+			reply r = {0};
+
+			cr_assert(client_receive(clients[i], &r, 20000));
+			reply_free(&r);
+			client_close(clients[i]);
+		}
+	}
+	cr_assert(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", POOL, 20000));
+}
+
 /* The first sixteen run, the next sixteen are the first in the queue, the rest stand behind them. */
 static void gather(const service *s, visitor visitors[CROWD])
 {
+	warm_up(s);
 	send_requests(s, visitors, 0, POOL);
 	cr_assert(service_runs(s, POOL, 20000));
 	send_requests(s, visitors, POOL, 2 * POOL);
@@ -68,12 +101,12 @@ static void gather(const service *s, visitor visitors[CROWD])
 static void receive_all(visitor visitors[CROWD])
 {
 	static struct pollfd fds[CROWD];
-	int64_t deadline = now_ms() + INT64_C(30000) * support_patience();
+	int64_t give_up = now_ms() + INT64_C(30000) * support_patience();
 	int left = CROWD;
 
 	for (int i = 0; i < CROWD; i++)
 		fds[i] = (struct pollfd){.fd = client_fd(visitors[i].client), .events = POLLIN};
-	while (left && now_ms() < deadline) {
+	while (left && now_ms() < give_up) {
 		poll(fds, CROWD, 1000);
 		for (int i = 0; i < CROWD; i++) {
 			reply r = {0};
@@ -127,7 +160,7 @@ static bool query_ran(const service *s, int i)
 	json_t *line;
 	bool ran;
 
-	snprintf(target, sizeof target, "/albums?delay=4s&visitor=%d", i);
+	snprintf(target, sizeof target, "/albums?delay=%ds&visitor=%d", delay(), i);
 	line = service_log(s, target, 5000);
 	cr_assert_not_null(line);
 	ran = json_object_get(line, "cancels");
@@ -143,9 +176,11 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 	pthread_t thread;
 	double before, during, earliest = 1e9, latest = 0;
 	int right = 0;
+	char timeout[16];
 
 	be_alone_with_many_files();
-	s = service_start((const char *const[]){"--pool-size", "16", NULL});
+	snprintf(timeout, sizeof timeout, "%ds", deadline());
+	s = service_start((const char *const[]){"--pool-size", "16", "--query-timeout", timeout, NULL});
 	before = service_metric(s, "process_resident_memory_bytes");
 	p.port = s->admin_port;
 	cr_assert(eq(int, pthread_create(&thread, NULL, ask_livez, &p), 0));
@@ -156,7 +191,7 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 	pthread_join(thread, NULL);
 
 	for (int i = 0; i < CROWD; i++) {
-		double due = i < POOL ? 4000 : 5000;
+		double due = 1000.0 * (i < POOL ? delay() : deadline());
 
 		right += visitors[i].status == (i < POOL ? 200 : 504) && visitors[i].taken >= due;
 		if (i >= POOL) {
@@ -189,48 +224,38 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 	cr_expect(eq(int, service_stop(s), 0));
 }
 
-/* Gathers a crowd and has it leave. The milliseconds until the next client has its answer. */
-static double answered_after(const service *s)
-{
-	static visitor visitors[CROWD];
-	int64_t left;
-
-	gather(s, visitors);
-	/* Those in the queue first, or some would be lent what the sixteen give back before they have left too. */
-	for (int i = CROWD - 1; i >= 0; i--)
-		client_close(visitors[i].client);
-	left = service_now();
-	cr_expect(eq(int, client_get(s->port, "/albums/1", NULL, 20000), 200));
-	return (double)(service_now() - left) / 1e6;
-}
-
 Test(crowd, leaves_at_once, .timeout = 300)
 {
 	static const char cancelled[] =
 		"db_query_cancel_total{reason=\"client_disconnect\",outcome=\"kept\"}";
+	static visitor visitors[CROWD];
 	service *s;
+	double answered, best = 1e9;
 	int crowds = 0;
-	double answered;
 
 	be_alone_with_many_files();
-	s = service_start((const char *const[]){"--pool-size", "16", "--query-timeout", "30s", NULL});
+	s = service_start((const char *const[]){"--pool-size", "16", "--query-timeout", "60s", NULL});
 	/* The figure is of an unloaded machine, and others may be at work on this one: the best of a few counts. */
-	do {
-		answered = answered_after(s);
-		crowds++;
+	for (; crowds < ATTEMPTS && best > LEFT_MS * support_patience(); crowds++) {
+		gather(s, visitors);
+		/* Those in the queue first, or some would be lent what the sixteen give back before they have left too. */
+		for (int i = CROWD - 1; i >= 0; i--)
+			client_close(visitors[i].client);
+		int64_t left = service_now();
+		cr_expect(eq(int, client_get(s->port, "/albums/1", NULL, 20000), 200));
+		answered = (double)(service_now() - left) / 1e6;
+		best = answered < best ? answered : best;
 		fprintf(stderr, "a thousand left, the next answer came after %.1f ms\n", answered);
-
-		/* None of those that waited had any SQL sent. */
 		cr_expect(service_runs(s, 0, 1000));
-		cr_expect(service_metric_becomes(s, "db_pool_acquires_canceled_total",
-		                                 crowds * (CROWD - POOL), 5000),
-		          "%.0f", service_metric(s, "db_pool_acquires_canceled_total"));
-		cr_expect(service_metric_becomes(s, cancelled, crowds * POOL, 5000), "%.0f",
-		          service_metric(s, cancelled));
-		cr_expect(service_metric_becomes(s, "albumd_fibers", 0, 5000));
-	} while (answered > 100 * support_patience() && crowds < ATTEMPTS);
-	cr_expect(answered <= 100 * support_patience(), "the next answer came after %.1f ms at best",
-	          answered);
+	}
+	cr_expect(best <= LEFT_MS * support_patience(), "the next answer came after %.1f ms at best", best);
+
+	/* None of those that waited had any SQL sent. */
+	cr_expect(service_metric_becomes(s, "db_pool_acquires_canceled_total", crowds * (CROWD - POOL), 5000),
+	          "%.0f", service_metric(s, "db_pool_acquires_canceled_total"));
+	cr_expect(service_metric_becomes(s, cancelled, crowds * POOL, 5000), "%.0f",
+	          service_metric(s, cancelled));
 	cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), POOL));
+	cr_expect(service_metric_becomes(s, "albumd_fibers", 0, 5000));
 	cr_expect(eq(int, service_stop(s), 0));
 }

@@ -46,7 +46,7 @@ Test(admin, counts_what_happened, .timeout = 60)
 	client_get(s->port, "/albums/nothing", NULL, TIMEOUT_MS);
 	client_get(s->port, "/nothing", NULL, TIMEOUT_MS);
 	client_get(s->port, "/albums?delay=10s", NULL, TIMEOUT_MS);
-	cr_assert(service_runs(s, 0, TIMEOUT_MS));
+	cr_assert(service_runs(s, 0, TIMEOUT_MS), "the 504 comes before PostgreSQL has stopped");
 	c = client_connect(s->port);
 	cr_assert(client_send_get(c, "/albums?delay=10s"));
 	cr_assert(service_runs(s, 1, TIMEOUT_MS));
@@ -162,18 +162,4 @@ Test(admin, log_cannot_be_forged, .timeout = 60)
 		free(output);
 		service_stop(s);
 	}
-}
-
-Test(admin, slow_requests_are_warned_of, .timeout = 60)
-{
-	service *s = service_start((const char *const[]){"--slow-query", "100ms", NULL});
-	json_t *line;
-
-	cr_expect(eq(int, client_get(s->port, "/albums?delay=200ms", NULL, TIMEOUT_MS), 200));
-	line = service_log(s, "/albums?delay=200ms", TIMEOUT_MS);
-	cr_assert_not_null(line);
-	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "level")), "warn"));
-	cr_expect_not_null(json_object_get(line, "slow"));
-	json_decref(line);
-	service_stop(s);
 }
