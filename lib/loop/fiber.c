@@ -37,6 +37,7 @@
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
+#include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -56,6 +57,25 @@
 
 /* Instrumentation inside the switch itself would be accounted to the wrong stack. */
 #define SWITCHES_STACKS __attribute__((noinline, no_sanitize_address, no_sanitize_thread))
+
+/*
+ * ASan's own _longjmp takes the frames of the stack it leaves for gone and lifts all their redzones: after its first
+ * wait a fiber could overrun its buffers unseen. So under ASan the jump is the C library's.
+ */
+#ifdef __SANITIZE_ADDRESS__
+static void (*jump)(jmp_buf to, int value);
+
+static void tools_find_jump(void)
+{
+	void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+	jump = (void (*)(jmp_buf, int))dlsym(libc, "_longjmp");
+}
+#else
+#define jump _longjmp
+static void tools_find_jump(void)
+{
+}
+#endif
 
 static void tools_add_stack(fiber *f, size_t size)
 {
@@ -119,6 +139,7 @@ int stack_pool_init(stack_pool *pool, size_t stack_size, size_t kept_max)
 		.kept_max = kept_max ? kept_max : KEPT_DEFAULT,
 	};
 	pthread_mutex_init(&pool->mutex, NULL);
+	tools_find_jump();
 	return 0;
 }
 
@@ -233,7 +254,7 @@ static _Noreturn void fiber_main(void);
 SWITCHES_STACKS static void stack_switch(jmp_buf from, jmp_buf to)
 {
 	if (_setjmp(from) == 0)
-		_longjmp(to, 1);
+		jump(to, 1);
 }
 
 SWITCHES_STACKS static void stack_enter(jmp_buf from, fiber *f)

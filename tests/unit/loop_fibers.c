@@ -162,6 +162,31 @@ Test(loop_fibers, locals_survive_a_wait, .timeout = 30)
 	in_fiber(several_keep_registers, NULL);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#else
+#define __asan_address_is_poisoned(address) ((void)(address), 1)
+#endif
+
+/*
+ * AddressSanitizer's longjmp lifted the redzones of all frames of the stack it left, so that what overran a buffer
+ * after its fiber's first wait was not seen.
+ */
+static void redzones(void *arg)
+{
+	volatile char *before = arg; /* keeps the buffer in memory */
+	volatile char buffer[16] = {1};
+	before = buffer;
+	cr_assert(eq(int, __asan_address_is_poisoned(before + 16), 1));
+	yield();
+	cr_assert(eq(int, __asan_address_is_poisoned(before + 16), 1));
+}
+
+Test(loop_fibers, overruns_are_seen_after_a_wait_too, .timeout = 30, .disabled = !UNDER_ASAN)
+{
+	in_fiber(redzones, NULL);
+}
+
 /* ---- Spawning from other threads ------------------------------------------------------------------------- */
 
 enum { SPAWNERS = 4, SPAWNS = 5000 };
