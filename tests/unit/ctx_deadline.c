@@ -485,6 +485,8 @@ Test(ctx_deadline, goes_off_in_a_forked_child_those_inherited_as_well, .timeout 
 
 		good = good && ctx_wait(own) == &CTX_DEADLINE_EXCEEDED;
 		ctx_end(own);
+		ctx_end(inherited);
+		ctx_end(warm_up);
 		_exit(good ? 0 : 1);
 	}
 	cr_assert_eq(exit_status(pid), 0);
