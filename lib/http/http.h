@@ -50,14 +50,17 @@ typedef struct http_outcome {
 
 /* All durations are nanoseconds; a 0 takes the default named. */
 typedef struct http_server_options {
-	size_t workers;         /* event-loop threads; 0: half the CPUs, at least 1 */
-	size_t connections;     /* open at once at most, past it new ones are answered 503; 0: 10000 */
-	size_t body_size;       /* bytes of a request's body at most, else 413; 0: 1 MiB */
-	int64_t header_timeout; /* for the whole request head to arrive; 0: 10 s */
-	int64_t body_timeout;   /* for the whole body to arrive; 0: 30 s */
-	int64_t write_timeout;  /* for the client to take some of a response's bytes; 0: 30 s */
-	int64_t idle_timeout;   /* between two requests of a connection; 0: 60 s */
-	int64_t drain_timeout;  /* what requests in flight get once http_serve's context is done; 0: 10 s */
+	size_t workers;          /* event-loop threads; 0: half the CPUs, at least 1 */
+	size_t connections;      /* open at once at most, past it new ones are answered 503; 0: 10000 */
+	size_t body_size;        /* bytes of a request's body at most, else 413; 0: 1 MiB */
+	int64_t header_timeout;  /* for the whole request head to arrive; 0: 10 s */
+	int64_t body_timeout;    /* for the whole body to arrive; 0: 30 s */
+	int64_t write_timeout;   /* for the client to take some of a response's bytes; 0: 30 s */
+	int64_t idle_timeout;    /* between two requests of a connection; 0: 60 s */
+	int64_t request_timeout; /* a deadline of each request's context, from its head on; 0: none.
+	                             * "Prefer: wait=N" (RFC 7240) shortens it */
+	int64_t drain_timeout;   /* what requests in flight get once http_serve's context is done; 0: 10 s */
+	bool traces;             /* each request has an X-Request-Id and a traceparent, and its answer too */
 	bool half_close_is_waiting; /* a client that has shut down its sending side still wants its answer */
 	/*
 	 * Called on the worker's loop when a request's head has been read, before its handler: must not block.
@@ -125,6 +128,13 @@ const char *http_request_path(const http_request *request);   /* percent-decoded
 const char *http_request_target(const http_request *request); /* path and query as sent */
 const char *http_request_route(const http_request *request);  /* the pattern that matched, or NULL */
 const char *http_request_peer(const http_request *request);   /* "127.0.0.1:51234", "unix" */
+
+/*
+ * Its names in logs, here and elsewhere: X-Request-Id and traceparent (W3C Trace Context), the client's where they
+ * are well-formed, with a span of our own in the latter; else new ones. NULL unless the options ask for traces.
+ */
+const char *http_request_id(const http_request *request);
+const char *http_request_trace(const http_request *request);
 
 const char *http_path_value(const http_request *request, const char *name); /* decoded; NULL: no such name */
 const char *http_query_value(const http_request *request,

@@ -5,7 +5,7 @@
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	request.c   a request from its head to its end, whatever protocol brought it
- *	validate.c  what is no request
+ *	validate.c  what is no request                              trace.c: what it is called in logs
  *	router.c    which handler                                    url.c: escapes, queries
  *	response.c  what the handler answers
  *
@@ -204,6 +204,7 @@ struct http_request {
 	ctx *ctx;                /* the root, or what carries the values set on it */
 	const http_route *route; /* NULL: none matched */
 	const char *method, *target, *path;
+	const char *id, *trace; /* trace.c; NULL: not asked for */
 	http_pair *fields, **fields_end, *path_values, *query_values;
 	int64_t began_ns;
 
@@ -340,6 +341,12 @@ void validate_head(http_request *request, enum http_version version);
 /* Whether text may be a field's value: no control character but the tab. */
 bool is_field_value(const char *text, size_t size);
 
+/* ---- trace.c ----------------------------------------------------------------------------------------- */
+
+void trace_seed(worker *w);
+bool trace_begin(http_request *request);  /* gives it its names. False: out of memory */
+void trace_answer(http_request *request); /* adds them to the response */
+
 /* ---- hangup.c ---------------------------------------------------------------------------------------- */
 
 int hangup_watch(conn *c);           /* for the client's leaving. 0, or -1 with errno */
@@ -386,6 +393,7 @@ struct worker {
 	lingerer *lingerers; /* linger.c */
 	size_t lingerer_count;
 	http_request *spare; /* requests to be used again */
+	uint64_t random;     /* trace.c */
 	size_t spare_count;
 	loop_task drain, cut; /* posted by http_serve */
 	loop_exit on_exit;

@@ -200,6 +200,37 @@ static void read_target(http_request *request)
 		request_refuse(request, 503, NULL);
 }
 
+/* The seconds of "Prefer: wait=2" (RFC 7240); -1 if the client does not say. */
+static int64_t preferred_wait(const http_request *request)
+{
+	const char *at = http_header(request, "Prefer");
+	for (; at; at = strpbrk(at, ",;")) {
+		at += strspn(at, " \t,;");
+		if (strncasecmp(at, "wait=", 5) != 0)
+			continue;
+		size_t digits = strspn(at + 5, "0123456789");
+		if (digits > 0 && digits < 8 && strchr(" \t,;", at[5 + digits]))
+			return strtol(at + 5, NULL, 10);
+	}
+	return -1;
+}
+
+/* From the head on. False: out of memory. */
+static bool set_deadline(http_request *request, int64_t timeout)
+{
+	if (timeout == 0)
+		return true;
+	int64_t wait = preferred_wait(request);
+	if (wait >= 0 && wait * CTX_SECOND < timeout)
+		timeout = wait * CTX_SECOND;
+	ctx *limited = ctx_with_timeout(request->root, timeout);
+	if (!limited)
+		return false;
+	ctx_release(request->ctx);
+	request->ctx = limited;
+	return true;
+}
+
 bool request_begin(http_request *request, const char *method, enum http_version version)
 {
 	http_server *server = request->conn->worker->server;
@@ -210,6 +241,10 @@ bool request_begin(http_request *request, const char *method, enum http_version 
 	atomic_fetch_add_explicit(&server->requests, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&server->requests_total, 1, memory_order_relaxed);
 	validate_head(request, version);
+	if (!request->refused && !set_deadline(request, server->options.request_timeout))
+		request_refuse(request, 503, NULL);
+	if (server->options.traces && !trace_begin(request))
+		request_refuse(request, 503, NULL);
 	if (!request->refused)
 		read_target(request);
 	if (server->options.on_request && !server->options.on_request(request, server->options.data))
@@ -288,6 +323,8 @@ void request_answer(http_request *request)
 {
 	if (request->response.broken)
 		response_error(&request->response, 500, NULL);
+	if (!request->response.streaming)
+		trace_answer(request);
 	if (request->attached)
 		request->transport->answer(request);
 }
@@ -298,7 +335,7 @@ static void handler_returned(http_request *request)
 	http_response *response = &request->response;
 	request->running = false;
 	if (!request->cause)
-		request->cause = ctx_cause(request->root);
+		request->cause = ctx_cause(request->ctx);
 	ctx_cancel_cause(request->root, &HTTP_REQUEST_FINISHED);
 	if (!response->streaming || strcmp(request->method, "HEAD") == 0) {
 		request_answer(request);
@@ -393,6 +430,16 @@ const char *http_request_route(const http_request *request)
 const char *http_request_peer(const http_request *request)
 {
 	return request->conn->peer;
+}
+
+const char *http_request_id(const http_request *request)
+{
+	return request->id;
+}
+
+const char *http_request_trace(const http_request *request)
+{
+	return request->trace;
 }
 
 const char *http_path_value(const http_request *request, const char *name)

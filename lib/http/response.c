@@ -278,6 +278,7 @@ static bool stream_begin(http_response *response)
 	if (response->body_capacity < STREAM_BUFFER &&
 	    !reserve(response, STREAM_BUFFER - response->body_size))
 		return false;
+	trace_answer(response->request);
 	response->streaming = true;
 	/* For HEAD there is nothing to come: it is answered when the handler returns. */
 	if (!is_head(response))

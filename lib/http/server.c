@@ -335,6 +335,7 @@ static int worker_init(worker *w, http_server *server, ctx *base)
 	w->drain.fn = drain_worker;
 	w->cut.fn = cut_worker;
 	w->on_exit.fn = loop_ends;
+	trace_seed(w);
 	w->acceptors = calloc(server->listener_count + 1, sizeof(*w->acceptors));
 	w->base = ctx_with_cancel(base);
 	w->loop = w->acceptors && w->base ? loop_new(&(loop_options){.stacks_kept = STACKS_KEPT}) : NULL;

@@ -562,3 +562,138 @@ Test(http_request, unix_sockets, .timeout = 60)
 	http_server_free(base_server);
 	cr_expect(eq(int, access(address + 5, F_OK), -1));
 }
+
+/* ---- Deadlines and names ----------------------------------------------------------------------------- */
+
+static void until_done(http_request *request, http_response *response)
+{
+	ctx *c = http_request_ctx(request);
+	int64_t deadline;
+	bool limited = ctx_deadline(c, &deadline);
+	if (limited && deadline - ctx_now() < 60 * CTX_SECOND)
+		wait_done(c);
+	bool passed = ctx_err(c) == &CTX_DEADLINE_EXCEEDED && ctx_cause(c) == &CTX_DEADLINE_EXCEEDED;
+	http_response_text(response, passed ? 504 : 200, limited ? "limited" : "not limited");
+}
+
+static int status_with(http_peer_server *server, const char *field)
+{
+	char request[256];
+	snprintf(request, sizeof(request), "GET / HTTP/1.1\r\nHost: h\r\n%s\r\n", field);
+	http_peer_response response = tell(server, request);
+	int status = response.status;
+	http_peer_clear(&response);
+	return status;
+}
+
+Test(http_request, deadlines, .timeout = 60)
+{
+	http_server_options options = {.request_timeout = 50 * CTX_MILLISECOND,
+	                               .on_request = on_request,
+	                               .on_done = on_done,
+	                               .data = &hooks};
+	const http_peer_route until[] = {{"GET /", until_done, NULL}, {0}};
+	http_peer_server *server = http_peer_serve(&options, until);
+	cr_expect(eq(int, status_with(server, ""), 504));
+	cr_assert(eventually(is_done, &(int){1}, 5000));
+	cr_expect(eq(int, hooks.status, 504));
+	cr_expect(eq(ptr, (void *)hooks.cause, (void *)&CTX_DEADLINE_EXCEEDED));
+	/* The client may shorten it, not lengthen it. */
+	cr_expect(eq(int, status_with(server, "Prefer: wait=1000\r\n"), 504));
+	http_peer_stop(server);
+
+	options.request_timeout = 1000 * CTX_SECOND;
+	server = http_peer_serve(&options, until);
+	cr_expect(eq(int, status_with(server, ""), 200));
+	cr_expect(eq(int, status_with(server, "Prefer: wait=0\r\n"), 504));
+	cr_expect(eq(int, status_with(server, "Prefer: respond-async, Wait=0; x=y\r\n"), 504));
+	static const char *const not [] = {"wait",    "wait=",   "wait=x",       "wait=-1",
+	                                   "await=0", "wait=0s", "wait=00000000"};
+	for (size_t i = 0; i < sizeof(not ) / sizeof(*not ); i++) {
+		char field[64];
+		snprintf(field, sizeof(field), "Prefer: %s\r\n", not [i]);
+		cr_expect(eq(int, status_with(server, field), 200), "%s", not [i]);
+	}
+	http_peer_stop(server);
+
+	server = http_peer_serve(NULL, until);
+	http_peer_response response = http_peer_ask(server, "GET", "/", NULL);
+	cr_expect(eq(str, response.body, "not limited"));
+	http_peer_clear(&response);
+	http_peer_stop(server);
+}
+
+static void say_names(http_request *request, http_response *response)
+{
+	if (http_request_data(request))
+		http_write(response, "", 0);
+	else
+		line(response, http_request_id(request), http_request_trace(request));
+}
+
+#define TRACE "0af7651916cd43dd8448eb211c80319c"
+
+/* Sends the two fields, and copies what comes back of them. */
+static void exchange(http_peer_server *server, const char *target, const char *fields, char id[200],
+                     char trace[200])
+{
+	char request[1024];
+	snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: h\r\n%s\r\n", target, fields);
+	http_peer_response response = tell(server, request);
+	snprintf(id, 200, "%s", http_peer_field(&response, "X-Request-Id"));
+	snprintf(trace, 200, "%s", http_peer_field(&response, "traceparent"));
+	if (response.status == 200 && !response.chunked) {
+		char expected[512];
+		snprintf(expected, sizeof(expected), "%s=%s\n", id, trace);
+		cr_expect(eq(str, response.body, expected));
+	}
+	http_peer_clear(&response);
+}
+
+Test(http_request, names_for_logs, .timeout = 60)
+{
+	http_server_options options = {.traces = true};
+	http_peer_server *server = http_peer_serve(
+		&options,
+		(http_peer_route[]){{"GET /{$}", say_names, NULL}, {"GET /stream", say_names, &hooks}, {0}});
+	char id[200], trace[200], other_id[200], other_trace[200];
+	exchange(server, "/", "X-Request-Id: abc-1\r\ntraceparent: 00-" TRACE "-b7ad6b7169203331-01\r\n", id,
+	         trace);
+	cr_expect(eq(str, id, "abc-1"));
+	cr_expect(eq(sz, strlen(trace), 55));
+	cr_expect(strncmp(trace, "00-" TRACE "-", 36) == 0, "%s", trace);
+	cr_expect(strncmp(trace + 36, "b7ad6b7169203331", 16) != 0, "the span is the client's");
+	cr_expect(eq(str, trace + 52, "-01"));
+	/* What is made is new each time, and is there whatever the answer. */
+	static const char *const targets[] = {"/", "/nowhere", "/stream", "/%zz"};
+	for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
+		exchange(server, targets[i], "", id, trace);
+		exchange(server, targets[i], "", other_id, other_trace);
+		cr_expect(eq(sz, strlen(id), 16), "%s", targets[i]);
+		cr_expect(eq(sz, strlen(trace), 55), "%s", targets[i]);
+		cr_expect(ne(str, id, other_id));
+		cr_expect(strncmp(trace, other_trace, 35) != 0);
+	}
+	static const char *const bad[] = {
+		"00-" TRACE "-b7ad6b7169203331",
+		"00-" TRACE "-b7ad6b7169203331-1",
+		"00-" TRACE "-b7ad6b7169203331-01-x",
+		"ff-" TRACE "-b7ad6b7169203331-01",
+		"00-" TRACE "-0000000000000000-01",
+		"00-00000000000000000000000000000000-b7ad6b7169203331-01",
+		"00-" TRACE "-B7AD6B7169203331-01",
+		"00_" TRACE "-b7ad6b7169203331-01",
+		"0-" TRACE "-b7ad6b7169203331-01",
+		"x",
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		char fields[256];
+		snprintf(fields, sizeof(fields), "traceparent: %s\r\nX-Request-Id: a b\r\n", bad[i]);
+		exchange(server, "/", fields, id, trace);
+		cr_expect(strncmp(trace + 3, TRACE, 32) != 0, "%s", bad[i]);
+		cr_expect(eq(sz, strlen(id), 16));
+	}
+	exchange(server, "/", "traceparent: 01-" TRACE "-b7ad6b7169203331-01-more\r\n", id, trace);
+	cr_expect(strncmp(trace + 3, TRACE, 32) == 0, "a later version is read as far as it is known");
+	http_peer_stop(server);
+}
