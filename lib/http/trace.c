@@ -2,6 +2,7 @@
  * Names for a request that outlive it in logs: X-Request-Id, and the traceparent of W3C's Trace Context.
  * Each is taken from the client where it is well-formed, and made where it is not; the answer repeats both.
  */
+#include <inttypes.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -23,13 +24,6 @@ void trace_seed(worker *w)
 {
 	if (getrandom(&w->random, sizeof(w->random), GRND_NONBLOCK) != sizeof(w->random))
 		w->random = (uint64_t)ctx_now() ^ (uint64_t)getpid() << 32 ^ (uintptr_t)w;
-}
-
-static char *hex(char *to, uint64_t number)
-{
-	for (int shift = 60; shift >= 0; shift -= 4)
-		*to++ = "0123456789abcdef"[number >> shift & 15];
-	return to;
 }
 
 /* Visible ASCII and not too much of it: it goes into logs. */
@@ -71,23 +65,20 @@ bool trace_begin(http_request *request)
 	worker *w = request->conn->worker;
 	const char *id = http_header(request, "X-Request-Id");
 	const char *parent = http_header(request, "traceparent");
-	char made[16], trace[55];
+	char made[17], trace[56];
 	if (!id || !is_id(id)) {
-		hex(made, next_random(w));
-		id = arena_copy(&request->arena, made, sizeof(made));
+		snprintf(made, sizeof(made), "%016" PRIx64, next_random(w));
+		id = arena_copy(&request->arena, made, sizeof(made) - 1);
 	}
 	/* The same trace, and a span of our own in it; or a trace of our own, which nobody has asked to record. */
-	bool known = parent && is_traceparent(parent);
-	memcpy(trace, "00-", 3);
-	if (known)
-		memcpy(trace + 3, parent + 3, 32);
+	uint64_t span = next_random(w) | 1;
+	if (parent && is_traceparent(parent))
+		snprintf(trace, sizeof(trace), "00-%.32s-%016" PRIx64 "-%.2s", parent + 3, span, parent + 53);
 	else
-		hex(hex(trace + 3, next_random(w)), next_random(w) | 1);
-	trace[35] = '-';
-	hex(trace + 36, next_random(w) | 1);
-	memcpy(trace + 52, known ? parent + 52 : "-00", 3);
+		snprintf(trace, sizeof(trace), "00-%016" PRIx64 "%016" PRIx64 "-%016" PRIx64 "-00",
+		         next_random(w), next_random(w) | 1, span);
 	request->id = id;
-	request->trace = arena_copy(&request->arena, trace, sizeof(trace));
+	request->trace = arena_copy(&request->arena, trace, sizeof(trace) - 1);
 	return request->id && request->trace;
 }
 
