@@ -57,8 +57,8 @@ typedef struct http_server_options {
 	int64_t body_timeout;    /* for the whole body to arrive; 0: 30 s */
 	int64_t write_timeout;   /* for the client to take some of a response's bytes; 0: 30 s */
 	int64_t idle_timeout;    /* between two requests of a connection; 0: 60 s */
-	int64_t request_timeout; /* a deadline of each request's context, from its head on; 0: none.
-	                             * "Prefer: wait=N" (RFC 7240) shortens it */
+	int64_t request_timeout; /* a deadline of each request's context, from its head on; 0: none. The client
+	                          * may ask for an earlier one: "Prefer: wait=N", N seconds (RFC 7240) */
 	int64_t drain_timeout;   /* what requests in flight get once http_serve's context is done; 0: 10 s */
 	bool traces;             /* each request has an X-Request-Id and a traceparent, and its answer too */
 	bool half_close_is_waiting; /* a client that has shut down its sending side still wants its answer */

@@ -160,6 +160,9 @@ enum { RESPONSE_FIELDS_MAX = 3 * 1024 }; /* bytes of header fields a handler may
 void response_init(http_response *response, http_request *request);
 void response_free(http_response *response);
 
+/* Sets a field of the layer's own, whatever the handler has set or used up of its room. Without memory it is left out. */
+void response_own_field(http_response *response, const char *name, const char *value);
+
 /* An answer by the layer itself, a problem; drops whatever was set so far. */
 void response_error(http_response *response, int status, const char *detail);
 

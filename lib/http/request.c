@@ -23,7 +23,10 @@ const ctx_error HTTP_STREAM_RESET = {ECONNRESET, "stream reset by the client"};
 const ctx_error HTTP_SERVER_SHUTDOWN = {ESHUTDOWN, "server shutting down"};
 const ctx_error HTTP_REQUEST_FINISHED = {ECANCELED, "request finished"};
 
-enum { SPARE_MAX = 64 }; /* requests a worker keeps for reuse */
+enum {
+	SPARE_MAX = 64,  /* requests a worker keeps for reuse */
+	WAIT_DIGITS = 7, /* of a preference's seconds: 115 days, past which nobody means it */
+};
 
 /* ---- Birth and death --------------------------------------------------------------------------------- */
 
@@ -200,17 +203,50 @@ static void read_target(http_request *request)
 		request_refuse(request, 503, NULL);
 }
 
-/* The seconds of "Prefer: wait=2" (RFC 7240); -1 if the client does not say. */
+/* The length of one preference with its parameters: up to a comma, but one within quotes. */
+static size_t preference_size(const char *text)
+{
+	bool quoted = false;
+	const char *end = text;
+	for (; *end && (quoted || *end != ','); end++) {
+		if (*end == '"')
+			quoted = !quoted;
+		else if (quoted && *end == '\\' && end[1])
+			end++;
+	}
+	return (size_t)(end - text);
+}
+
+/* Whether one preference is "wait=2"; *seconds is -1 if it is one that says nothing sensible. */
+static bool is_wait(const char *text, int64_t *seconds)
+{
+	text += strspn(text, " \t");
+	if (strncasecmp(text, "wait", 4) != 0)
+		return false;
+	text += 4 + strspn(text + 4, " \t");
+	*seconds = -1;
+	if (*text != '=')
+		return *text == '\0' || *text == ',' || *text == ';';
+	text += 1 + strspn(text + 1, " \t");
+	size_t digits = strspn(text, "0123456789");
+	const char *after = text + digits + strspn(text + digits, " \t");
+	if (digits > 0 && digits <= WAIT_DIGITS && (*after == '\0' || *after == ',' || *after == ';'))
+		*seconds = strtol(text, NULL, 10);
+	return true;
+}
+
+/* The seconds of "Prefer: wait=2" (RFC 7240: of several the first counts); -1 if the client does not say. */
 static int64_t preferred_wait(const http_request *request)
 {
-	const char *at = http_header(request, "Prefer");
-	for (; at; at = strpbrk(at, ",;")) {
-		at += strspn(at, " \t,;");
-		if (strncasecmp(at, "wait=", 5) != 0)
+	int64_t seconds = -1;
+	for (const http_pair *field = request->fields; field; field = field->next) {
+		if (strcasecmp(field->name, "Prefer") != 0)
 			continue;
-		size_t digits = strspn(at + 5, "0123456789");
-		if (digits > 0 && digits < 8 && strchr(" \t,;", at[5 + digits]))
-			return strtol(at + 5, NULL, 10);
+		for (const char *at = field->value; *at; at += *at == ',') {
+			if (is_wait(at, &seconds))
+				return seconds;
+			at += preference_size(at);
+		}
 	}
 	return -1;
 }
@@ -218,11 +254,11 @@ static int64_t preferred_wait(const http_request *request)
 /* From the head on. False: out of memory. */
 static bool set_deadline(http_request *request, int64_t timeout)
 {
-	if (timeout == 0)
-		return true;
 	int64_t wait = preferred_wait(request);
-	if (wait >= 0 && wait * CTX_SECOND < timeout)
+	if (wait >= 0 && (timeout == 0 || wait * CTX_SECOND < timeout))
 		timeout = wait * CTX_SECOND;
+	else if (timeout == 0)
+		return true;
 	ctx *limited = ctx_with_timeout(request->root, timeout);
 	if (!limited)
 		return false;
@@ -323,8 +359,7 @@ void request_answer(http_request *request)
 {
 	if (request->response.broken)
 		response_error(&request->response, 500, NULL);
-	if (!request->response.streaming)
-		trace_answer(request);
+	trace_answer(request);
 	if (request->attached)
 		request->transport->answer(request);
 }

@@ -111,38 +111,9 @@ static bool is_framing(const char *name)
 	return false;
 }
 
-void http_response_add_header(http_response *response, const char *name, const char *value)
+/* Forgets what was set of that name. */
+static void remove_field(http_response *response, const char *name)
 {
-	if (!may_change(response))
-		return;
-	size_t name_size = strlen(name);
-	size_t value_size = strlen(value);
-	response->fields_size += name_size + value_size + 4;
-	if (!is_token(name, name_size) || !is_field_value(value, value_size) || is_framing(name) ||
-	    response->fields_size > RESPONSE_FIELDS_MAX) {
-		fail(response);
-		return;
-	}
-	arena *a = &response->request->arena;
-	http_pair *field = arena_alloc(a, sizeof(*field));
-	if (!field)
-		goto no_memory;
-	*field = (http_pair){.name = arena_copy(a, name, name_size),
-	                     .value = arena_copy(a, value, value_size)};
-	if (!field->name || !field->value)
-		goto no_memory;
-	*response->fields_end = field;
-	response->fields_end = &field->next;
-	return;
-
-no_memory:
-	fail(response);
-}
-
-void http_response_header(http_response *response, const char *name, const char *value)
-{
-	if (!may_change(response))
-		return;
 	http_pair **at = &response->fields;
 	while (*at) {
 		if (strcasecmp((*at)->name, name) == 0) {
@@ -153,7 +124,49 @@ void http_response_header(http_response *response, const char *name, const char 
 		}
 	}
 	response->fields_end = at;
+}
+
+/* False: out of memory. */
+static bool add_field(http_response *response, const char *name, const char *value)
+{
+	arena *a = &response->request->arena;
+	http_pair *field = arena_alloc(a, sizeof(*field));
+	if (!field)
+		return false;
+	size_t name_size = strlen(name), value_size = strlen(value);
+	*field = (http_pair){.name = arena_copy(a, name, name_size),
+	                     .value = arena_copy(a, value, value_size)};
+	if (!field->name || !field->value)
+		return false;
+	*response->fields_end = field;
+	response->fields_end = &field->next;
+	response->fields_size += name_size + value_size + 4;
+	return true;
+}
+
+void http_response_add_header(http_response *response, const char *name, const char *value)
+{
+	if (!may_change(response))
+		return;
+	size_t name_size = strlen(name), value_size = strlen(value);
+	if (!is_token(name, name_size) || !is_field_value(value, value_size) || is_framing(name) ||
+	    name_size + value_size + 4 + response->fields_size > RESPONSE_FIELDS_MAX ||
+	    !add_field(response, name, value))
+		fail(response);
+}
+
+void http_response_header(http_response *response, const char *name, const char *value)
+{
+	if (!may_change(response))
+		return;
+	remove_field(response, name);
 	http_response_add_header(response, name, value);
+}
+
+void response_own_field(http_response *response, const char *name, const char *value)
+{
+	remove_field(response, name);
+	add_field(response, name, value);
 }
 
 /* ---- A body, whole ----------------------------------------------------------------------------------- */
@@ -278,7 +291,6 @@ static bool stream_begin(http_response *response)
 	if (response->body_capacity < STREAM_BUFFER &&
 	    !reserve(response, STREAM_BUFFER - response->body_size))
 		return false;
-	trace_answer(response->request);
 	response->streaming = true;
 	/* For HEAD there is nothing to come: it is answered when the handler returns. */
 	if (!is_head(response))

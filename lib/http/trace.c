@@ -4,12 +4,17 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include "http_priv.h"
 
-enum { ID_MAX = 128 };
+enum {
+	ID_MAX = 128,
+	TRACE_SIZE = 55,
+	KNOWN_FLAGS = 0x03, /* sampled, and (level 2) that the trace's digits are random */
+};
 
 /* SplitMix64: for names, which must differ and need not be secret. */
 static uint64_t next_random(worker *w)
@@ -60,32 +65,60 @@ static bool is_traceparent(const char *text)
 	return text[55] == '\0' || (text[55] == '-' && strncmp(text, "00", 2) != 0);
 }
 
-bool trace_begin(http_request *request)
+/* What the client sent under that name, if just once: W3C has a second traceparent make both invalid. */
+static const char *only_field(const http_request *request, const char *name)
+{
+	const char *value = NULL;
+	for (const http_pair *field = request->fields; field; field = field->next) {
+		if (strcasecmp(field->name, name) != 0)
+			continue;
+		if (value)
+			return NULL;
+		value = field->value;
+	}
+	return value;
+}
+
+static const char *make_id(http_request *request)
+{
+	char id[17];
+	snprintf(id, sizeof(id), "%016" PRIx64, next_random(request->conn->worker));
+	return arena_copy(&request->arena, id, sizeof(id) - 1);
+}
+
+/* A trace of our own, which nobody has asked to record. */
+static const char *make_trace(http_request *request)
 {
 	worker *w = request->conn->worker;
-	const char *id = http_header(request, "X-Request-Id");
-	const char *parent = http_header(request, "traceparent");
-	char made[17], trace[56];
-	if (!id || !is_id(id)) {
-		snprintf(made, sizeof(made), "%016" PRIx64, next_random(w));
-		id = arena_copy(&request->arena, made, sizeof(made) - 1);
-	}
-	/* The same trace, and a span of our own in it; or a trace of our own, which nobody has asked to record. */
-	uint64_t span = next_random(w) | 1;
-	if (parent && is_traceparent(parent))
-		snprintf(trace, sizeof(trace), "00-%.32s-%016" PRIx64 "-%.2s", parent + 3, span, parent + 53);
-	else
-		snprintf(trace, sizeof(trace), "00-%016" PRIx64 "%016" PRIx64 "-%016" PRIx64 "-00",
-		         next_random(w), next_random(w) | 1, span);
-	request->id = id;
-	request->trace = arena_copy(&request->arena, trace, sizeof(trace) - 1);
+	char trace[TRACE_SIZE + 1];
+	uint64_t high = next_random(w), low = next_random(w) | 1, span = next_random(w) | 1;
+	snprintf(trace, sizeof(trace), "00-%016" PRIx64 "%016" PRIx64 "-%016" PRIx64 "-00", high, low, span);
+	return arena_copy(&request->arena, trace, TRACE_SIZE);
+}
+
+/* The caller's trace, and a span of our own in it. Of its flags go on those that are known: what others say is not. */
+static const char *join_trace(http_request *request, const char *parent)
+{
+	char trace[TRACE_SIZE + 1];
+	unsigned flags = (unsigned)strtoul(parent + 53, NULL, 16) & KNOWN_FLAGS;
+	uint64_t span = next_random(request->conn->worker) | 1;
+	snprintf(trace, sizeof(trace), "00-%.32s-%016" PRIx64 "-%02x", parent + 3, span, flags);
+	return arena_copy(&request->arena, trace, TRACE_SIZE);
+}
+
+bool trace_begin(http_request *request)
+{
+	const char *id = only_field(request, "X-Request-Id");
+	const char *parent = only_field(request, "traceparent");
+	request->id = id && is_id(id) ? id : make_id(request);
+	request->trace = parent && is_traceparent(parent) ? join_trace(request, parent) : make_trace(request);
 	return request->id && request->trace;
 }
 
 void trace_answer(http_request *request)
 {
-	if (!request->trace)
+	if (!request->id || !request->trace)
 		return;
-	http_response_header(&request->response, "X-Request-Id", request->id);
-	http_response_header(&request->response, "traceparent", request->trace);
+	response_own_field(&request->response, "X-Request-Id", request->id);
+	response_own_field(&request->response, "traceparent", request->trace);
 }

@@ -607,8 +607,13 @@ Test(http_request, deadlines, .timeout = 60)
 	cr_expect(eq(int, status_with(server, ""), 200));
 	cr_expect(eq(int, status_with(server, "Prefer: wait=0\r\n"), 504));
 	cr_expect(eq(int, status_with(server, "Prefer: respond-async, Wait=0; x=y\r\n"), 504));
-	static const char *const not [] = {"wait",    "wait=",   "wait=x",       "wait=-1",
-	                                   "await=0", "wait=0s", "wait=00000000"};
+	/* Of several the first counts, wherever it stands. */
+	cr_expect(eq(int, status_with(server, "Prefer: a\r\nPrefer: b, wait = 0 , wait=9\r\n"), 504));
+	cr_expect(eq(int, status_with(server, "Prefer: wait=900, wait=0\r\n"), 200));
+	static const char *const not [] = {
+		"wait",    "wait=",   "wait=x",        "wait=-1",   "wait, wait=0",    "wait;wait=0",
+		"await=0", "wait=0s", "wait=00000000", "a; wait=0", "a=\"b, wait=0\"", "a=\"\\\", wait=0",
+		"wait=0 0"};
 	for (size_t i = 0; i < sizeof(not ) / sizeof(*not ); i++) {
 		char field[64];
 		snprintf(field, sizeof(field), "Prefer: %s\r\n", not [i]);
@@ -620,6 +625,7 @@ Test(http_request, deadlines, .timeout = 60)
 	http_peer_response response = http_peer_ask(server, "GET", "/", NULL);
 	cr_expect(eq(str, response.body, "not limited"));
 	http_peer_clear(&response);
+	cr_expect(eq(int, status_with(server, "Prefer: wait=0\r\n"), 504));
 	http_peer_stop(server);
 }
 
@@ -693,7 +699,60 @@ Test(http_request, names_for_logs, .timeout = 60)
 		cr_expect(strncmp(trace + 3, TRACE, 32) != 0, "%s", bad[i]);
 		cr_expect(eq(sz, strlen(id), 16));
 	}
-	exchange(server, "/", "traceparent: 01-" TRACE "-b7ad6b7169203331-01-more\r\n", id, trace);
-	cr_expect(strncmp(trace + 3, TRACE, 32) == 0, "a later version is read as far as it is known");
+	exchange(server, "/", "traceparent: 01-" TRACE "-b7ad6b7169203331-fd-more\r\n", id, trace);
+	cr_expect(strncmp(trace, "00-" TRACE, 35) == 0, "a later version is read as far as it is known");
+	cr_expect(eq(str, trace + 52, "-01"), "flags that nobody knows go on");
+	/* Two of one name are none: which would it be? */
+	exchange(server, "/",
+	         "traceparent: 00-" TRACE "-b7ad6b7169203331-01\r\nX-Request-Id: a\r\n"
+	         "traceparent: 00-" TRACE "-b7ad6b7169203331-01\r\nX-Request-Id: b\r\n",
+	         id, trace);
+	cr_expect(strncmp(trace + 3, TRACE, 32) != 0);
+	cr_expect(eq(sz, strlen(id), 16));
+	http_peer_stop(server);
+}
+
+/* The names are the layer's own affair: a handler that has used up its room for fields does not lose them. */
+static void many_fields(http_request *request, http_response *response)
+{
+	char value[1000];
+	memset(value, 'x', sizeof(value) - 1);
+	value[sizeof(value) - 1] = '\0';
+	for (int i = 0; i < 3; i++)
+		http_response_add_header(response, "X-Long", value);
+	http_response_header(response, "X-Request-Id", "not this one");
+	if (http_request_data(request))
+		http_write(response, "hello", 5);
+	else
+		http_response_append(response, "hello", 5);
+}
+
+Test(http_request, names_fit_whatever_the_handler_has_said, .timeout = 60)
+{
+	http_server_options options = {.traces = true};
+	http_peer_server *server =
+		http_peer_serve(&options, (http_peer_route[]){{"GET /{$}", many_fields, NULL},
+	                                                      {"GET /stream", many_fields, &hooks},
+	                                                      {0}});
+	static const char *const targets[] = {"/", "/stream"};
+	for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++) {
+		char id[129], request[512];
+		memset(id, 'i', sizeof(id) - 1);
+		id[sizeof(id) - 1] = '\0';
+		snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: h\r\nX-Request-Id: %s\r\n\r\n",
+		         targets[i], id);
+		http_peer_response response = tell(server, request);
+		cr_expect(eq(int, response.status, 200), "%s", targets[i]);
+		cr_expect(eq(str, response.body, "hello"));
+		cr_expect(eq(str, (char *)http_peer_field(&response, "X-Request-Id"), id));
+		cr_expect(ne(ptr, (void *)http_peer_field(&response, "traceparent"), NULL));
+		http_peer_clear(&response);
+		/* One more is too long. */
+		snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: h\r\nX-Request-Id: %sx\r\n\r\n",
+		         targets[i], id);
+		response = tell(server, request);
+		cr_expect(eq(sz, strlen(http_peer_field(&response, "X-Request-Id")), 16));
+		http_peer_clear(&response);
+	}
 	http_peer_stop(server);
 }
