@@ -187,6 +187,7 @@ Test(ctx_signals, an_interrupted_system_call_is_restarted, .timeout = 60)
 	ctx_auto *c = on(ctx_background(), SIGUSR1);
 	struct sigaction action;
 
+	cr_assert_not_null(c);
 	cr_assert_eq(sigaction(SIGUSR1, NULL, &action), 0);
 	cr_assert(action.sa_flags & SA_RESTART);
 }
