@@ -23,6 +23,7 @@ typedef struct record {
 		unsigned cancels;
 		bool kept;
 	} last;
+	bool slow;
 	reason why;
 	http_outcome outcome;
 	char method[16], peer[64];
@@ -52,14 +53,16 @@ static void copy(char *to, size_t size, const char *from)
 
 /* ---- The line --------------------------------------------------------------------------------------- */
 
-static log_level level_of(int status)
+static log_level level_of(const record *r)
 {
-	return status < 500 ? LOG_INFO : status == 500 ? LOG_ERROR : LOG_WARN;
+	return r->outcome.status == 500             ? LOG_ERROR
+	       : r->outcome.status > 500 || r->slow ? LOG_WARN
+	                                            : LOG_INFO;
 }
 
 static void write_line(const record *r)
 {
-	log_level level = level_of(r->outcome.status);
+	log_level level = level_of(r);
 	if (!log_enabled(level))
 		return;
 	log_line line;
@@ -83,6 +86,8 @@ static void write_line(const record *r)
 		log_field_int(&line, "cancels", r->last.cancels);
 		log_field(&line, "connection", r->last.kept ? "kept" : "closed");
 	}
+	if (r->slow)
+		log_field_bool(&line, "slow", true);
 	if (r->error[0])
 		log_field(&line, "error", r->error);
 	log_end(&line);
@@ -147,6 +152,8 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 		return;
 	r->why = why;
 	r->outcome = *outcome;
+	int64_t slow = atomic_load_explicit(&log->slow_ns, memory_order_relaxed);
+	r->slow = slow && outcome->duration_ns > slow;
 	copy(r->method, sizeof(r->method), http_request_method(request));
 	copy(r->peer, sizeof(r->peer), http_request_peer(request));
 	copy(r->target, sizeof(r->target), http_request_target(request));

@@ -8,6 +8,7 @@
 #ifndef ALBUMD_ACCESS_H
 #define ALBUMD_ACCESS_H
 
+#include <stdatomic.h>
 #include <tether/http.h>
 #include <tether/pg.h>
 
@@ -17,6 +18,8 @@
 /* What data is for the three calls below, which are an http_server's and a pg_pool's callbacks. */
 typedef struct access_log {
 	metrics *metrics;
+	atomic_int_least64_t
+		slow_ns; /* requests that take longer are warned of; 0: none; may change meanwhile */
 } access_log;
 
 bool access_begin(http_request *request, void *data);

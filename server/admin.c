@@ -1,5 +1,6 @@
 #include "admin.h"
 
+#include "auth.h"
 #include "text.h"
 
 /* Alive: this very answer is the proof. */
@@ -37,13 +38,17 @@ static void get_readyz(http_request *request, http_response *response)
 		if (queued && pool.busy == pool.size)
 			http_response_text(response, 200, "ok, every database connection is busy\n");
 		else
-			http_response_problem(response, 503, error.message);
+			http_response_problem(response, 503,
+			                      *atomic_load(&a->token) ? "The database does not answer."
+			                                              : error.message);
 	}
 }
 
 static void get_metrics(http_request *request, http_response *response)
 {
 	const admin *a = http_request_data(request);
+	if (!auth_bears(request, response, atomic_load(&a->token)))
+		return;
 	text_auto body = {0};
 	metrics_write(a->metrics, a->server, a->pool, &body);
 	if (body.failed)

@@ -4,6 +4,7 @@
 #ifndef ALBUMD_ADMIN_H
 #define ALBUMD_ADMIN_H
 
+#include <stdatomic.h>
 #include <tether/http.h>
 #include <tether/pg.h>
 
@@ -13,6 +14,8 @@ typedef struct admin {
 	const http_server *server; /* the one that serves albums */
 	pg_pool *pool;
 	const metrics *metrics;
+	/* Without which nothing is told but whether it lives and is ready; "": none. May change meanwhile. */
+	_Atomic(const char *) token;
 } admin;
 
 /* Adds the handlers; a is borrowed while the server lives. 0, or -1 with errno. */

@@ -9,6 +9,8 @@ enum { LONGEST = 255 }; /* characters of a title or an artist, as sql/schema.sql
 #define TOO_LONG "must not be longer than 255 characters"
 #define BLANK    "must not be blank"
 
+/* ---- Writing ------------------------------------------------------------------------------------------- */
+
 static void write_string(text *t, const pg_rows *row, int column)
 {
 	const char *string = pg_rows_text(row, column);
@@ -25,30 +27,64 @@ static void write_number(text *t, const pg_rows *row, int column)
 	text_string(t, number && number[0] != 'N' ? number : "null");
 }
 
-void album_write(text *t, const pg_rows *row)
+static void write_json(text *t, const pg_rows *row)
 {
 	text_string(t, "{\"id\":");
-	write_number(t, row, 0);
+	write_number(t, row, ALBUM_ID);
 	text_string(t, ",\"title\":");
-	write_string(t, row, 1);
+	write_string(t, row, ALBUM_TITLE);
 	text_string(t, ",\"artist\":");
-	write_string(t, row, 2);
+	write_string(t, row, ALBUM_ARTIST);
 	text_string(t, ",\"price\":");
-	write_number(t, row, 3);
+	write_number(t, row, ALBUM_PRICE);
 	text_char(t, '}');
+}
+
+/* RFC 4180: in quotes where it must be, quotes doubled. */
+static void write_csv_string(text *t, const char *string)
+{
+	if (!string[strcspn(string, "\",\r\n")]) {
+		text_string(t, string);
+		return;
+	}
+	text_char(t, '"');
+	for (const char *quote; (quote = strchr(string, '"')); string = quote + 1) {
+		text_append(t, string, (size_t)(quote + 1 - string));
+		text_char(t, '"');
+	}
+	text_string(t, string);
+	text_char(t, '"');
+}
+
+static void write_csv(text *t, const pg_rows *row)
+{
+	for (int column = ALBUM_ID; column <= ALBUM_PRICE; column++) {
+		const char *value = pg_rows_text(row, column);
+		write_csv_string(t, value ? value : "");
+		text_string(t, column < ALBUM_PRICE ? "," : "\r\n");
+	}
+}
+
+void album_write(text *t, const pg_rows *row, media as)
+{
+	if (as == MEDIA_CSV)
+		write_csv(t, row);
+	else
+		write_json(t, row);
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------- */
 
-typedef struct faults {
-	answer_fault *list;
-	size_t count;
-} faults;
-
 static void add_fault(faults *f, const char *field, const char *fault)
 {
-	if (f->count < ALBUM_FAULTS)
+	if (f->count < FAULTS_TOLD)
 		f->list[f->count++] = (answer_fault){field, fault};
+}
+
+/* Why a field that has to be there is not a string, or a number. */
+static const char *absence(const json_t *value, const char *wrong)
+{
+	return !value ? "is missing" : json_is_null(value) ? "cannot be null" : wrong;
 }
 
 /* jansson's strings are UTF-8: what does not continue a character begins one. */
@@ -64,7 +100,7 @@ static const char *read_name(const char *field, const json_t *value, faults *f)
 {
 	const char *string = json_string_value(value);
 	if (!string)
-		add_fault(f, field, value ? "must be a string" : "is missing");
+		add_fault(f, field, absence(value, "must be a string"));
 	else if (string[strspn(string, " \t\n\v\f\r")] == '\0')
 		add_fault(f, field, BLANK);
 	else if (characters(string) > LONGEST)
@@ -74,46 +110,52 @@ static const char *read_name(const char *field, const json_t *value, faults *f)
 
 static void read_price(album_input *album, const json_t *value, const char *number, size_t size, faults *f)
 {
-	if (!json_is_number(value)) {
-		add_fault(f, "price", value ? "must be a number" : "is missing");
-		return;
-	}
-	const char *fault = parse_price(number, size, album->price);
+	const char *fault = json_is_number(value) ? parse_price(number, size, album->price)
+	                                          : absence(value, "must be a number");
 	if (fault)
 		add_fault(f, "price", fault);
 }
 
-size_t album_read(album_input *album, json_t *json, const char *document, size_t size,
-                  answer_fault list[ALBUM_FAULTS])
+/* jansson's number may be rounded, its text is not; ids are short, and compared as text. */
+static bool is_same_id(const char *number, size_t size, const char *id)
 {
-	faults f = {.list = list};
-	*album = (album_input){.json = json_incref(json)};
-	if (!json_is_object(json)) {
-		add_fault(&f, "the body", "must be an object with title, artist and price");
-		return f.count;
-	}
-	album->title = read_name("title", json_object_get(json, "title"), &f);
-	album->artist = read_name("artist", json_object_get(json, "artist"), &f);
-	const char *price = "";
-	size_t index = 0, price_size = 0;
-	const char *name;
-	json_t *value;
-	json_object_foreach(json, name, value)
-	{
-		if (strcmp(name, "price") == 0)
-			price = json_member_text(document, size, index, &price_size);
-		else if (strcmp(name, "title") != 0 && strcmp(name, "artist") != 0)
-			add_fault(&f, name, "is not a field that can be set");
-		index++;
-	}
-	read_price(album, json_object_get(json, "price"), price, price_size, &f);
-	return f.count;
+	return id && size == strlen(id) && memcmp(number, id, size) == 0;
 }
 
-void album_free(album_input *album)
+void album_read(album_input *album, const json_t *json, const char *document, size_t size, album_form form,
+                const char *id, faults *f)
 {
-	json_decref(album->json);
 	*album = (album_input){0};
+	if (!json_is_object(json)) {
+		add_fault(f, ALBUM_ITSELF, "must be an object with title, artist and price");
+		return;
+	}
+	const char *price = "", *name;
+	size_t index = 0, price_size = 0;
+	json_t *value;
+	/* Only read; jansson's loop wants it without const. */
+	json_object_foreach((json_t *)json, name, value)
+	{
+		size_t literal_size;
+		const char *literal = json_member_text(document, size, index++, &literal_size);
+		if (strcmp(name, "price") == 0) {
+			price = literal;
+			price_size = literal_size;
+		} else if (strcmp(name, "id") == 0 && id) {
+			if (!is_same_id(literal, literal_size, id))
+				add_fault(f, "id", "must be the one in the path");
+		} else if (strcmp(name, "title") != 0 && strcmp(name, "artist") != 0) {
+			add_fault(f, name, "is not a field that can be set");
+		}
+	}
+	const json_t *title = json_object_get(json, "title"), *artist = json_object_get(json, "artist");
+	const json_t *amount = json_object_get(json, "price");
+	if (title || form == ALBUM_WHOLE)
+		album->title = read_name("title", title, f);
+	if (artist || form == ALBUM_WHOLE)
+		album->artist = read_name("artist", artist, f);
+	if (amount || form == ALBUM_WHOLE)
+		read_price(album, amount, price, price_size, f);
 }
 
 answer_fault album_constraint_fault(const char *constraint)

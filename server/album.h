@@ -1,5 +1,6 @@
 /*
- * album.h — an album as JSON: {"id":1,"title":"Blue Train","artist":"John Coltrane","price":56.99}.
+ * album.h — an album: as JSON, {"id":1,"title":"Blue Train","artist":"John Coltrane","price":56.99}; as a line of
+ * CSV, 1,Blue Train,John Coltrane,56.99; and what a client may send as one.
  */
 #ifndef ALBUMD_ALBUM_H
 #define ALBUMD_ALBUM_H
@@ -9,32 +10,45 @@
 #include <tether/pg.h>
 
 #include "answer.h"
+#include "handler.h"
 #include "parse.h"
 #include "text.h"
 
-/* The columns that album_write expects, in its order. */
+/* The columns that album_write expects, in its order, and one more where the version is of interest. */
 #define ALBUM_COLUMNS "id, title, artist, price"
+#define ALBUM_VERSION "xmin"
+enum { ALBUM_ID, ALBUM_TITLE, ALBUM_ARTIST, ALBUM_PRICE, ALBUM_XMIN };
 
-/* Appends the current row. The price is the digits that PostgreSQL gave. */
-void album_write(text *t, const pg_rows *row);
+/* Appends the current row. The price is the digits that PostgreSQL gave. A line of CSV ends with CRLF. */
+void album_write(text *t, const pg_rows *row, media as);
 
-/* An album that a client sent. The strings belong to json. */
+#define ALBUM_CSV_HEAD "id,title,artist,price\r\n"
+
+/* An album that a client sent. The strings belong to the JSON it was read from. */
 typedef struct album_input {
-	const char *title, *artist;
-	char price[PRICE_SIZE];
-	json_t *json;
+	const char *title, *artist; /* NULL: not sent */
+	char price[PRICE_SIZE];     /* "": not sent */
 } album_input;
 
-enum { ALBUM_FAULTS = 8 };
+/* The field that is at fault where it is the album as a whole. */
+#define ALBUM_ITSELF "the body"
+
+/* How an album may be sent: whole, or only what shall change (a JSON merge patch, RFC 7396). */
+typedef enum album_form { ALBUM_WHOLE, ALBUM_CHANGES } album_form;
+
+/* The faults found so far, of which only so many are told. */
+enum { FAULTS_TOLD = 8 };
+typedef struct faults {
+	answer_fault list[FAULTS_TOLD];
+	size_t count;
+} faults;
 
 /*
- * Reads an album, all three fields of it. json is what json_parse made of document; a reference is kept in
- * album until album_free. Returns the number of faults found, at most ALBUM_FAULTS, and lists them.
+ * Reads an album. `document` is the text from which json_parse made `json`, which album borrows. id, if not NULL, is
+ * what an id among the fields must be, and else there must be none.
  */
-size_t album_read(album_input *album, json_t *json, const char *document, size_t size,
-                  answer_fault list[ALBUM_FAULTS]);
-void album_free(album_input *album);
-#define album_auto __attribute__((cleanup(album_free))) album_input
+void album_read(album_input *album, const json_t *json, const char *document, size_t size, album_form form,
+                const char *id, faults *f);
 
 /* The fault that a violated constraint of the table stands for; a NULL field if it is none of the table's. */
 answer_fault album_constraint_fault(const char *constraint);

@@ -6,23 +6,23 @@
 #include "json.h"
 #include "reason.h"
 
-void answer_json(http_response *response, int status, const text *body)
+void answer(http_response *response, int status, const char *content_type, const text *body)
 {
 	if (body->failed)
 		http_response_problem(response, 500, NULL);
 	else
-		http_response_body(response, status, "application/json", body->data, body->size);
+		http_response_body(response, status, content_type, body->data, body->size);
 }
 
 void answer_failed(http_request *request, http_response *response, const pg_error *error)
 {
 	reason why = error ? reason_of_error(error) : REASON_ERROR;
-	const reason_answer *answer = &reason_answers[why];
+	const reason_answer *told = &reason_answers[why];
 	access_failed(request, why, error);
 	if (why == REASON_CLIENT_DISCONNECT)
 		return;
-	http_response_problem(response, answer->status, answer->detail);
-	if (answer->retry)
+	http_response_problem(response, told->status, told->detail);
+	if (told->retry)
 		http_response_header(response, "Retry-After", "1");
 }
 

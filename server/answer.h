@@ -9,8 +9,8 @@
 
 #include "text.h"
 
-/* 200, 201, …: body is a JSON document. A body that memory ran out for becomes a 500. */
-void answer_json(http_response *response, int status, const text *body);
+/* The whole answer. A body that memory ran out for becomes a 500. */
+void answer(http_response *response, int status, const char *content_type, const text *body);
 
 /* A query failed: answers as reason.h has it, and tells the request's record. NULL: out of memory. */
 void answer_failed(http_request *request, http_response *response, const pg_error *error);

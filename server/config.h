@@ -1,5 +1,5 @@
 /*
- * config.h — what albumd is told by flags, environment and file.
+ * config.h — what albumd is told by flags, environment and file, and what it does if not told.
  */
 #ifndef ALBUMD_CONFIG_H
 #define ALBUMD_CONFIG_H
@@ -20,19 +20,36 @@ typedef struct config {
 	uint64_t queue_size;
 	int64_t query_timeout;
 	int64_t drain_timeout;
+	int64_t slow_query;
 	bool allow_delay;
+	bool allow_all;
+	const char *cors_origin; /* "": none */
+	const char *write_token; /* what the file holds; "": none */
+	const char *admin_token;
 	uint64_t log_level;
 	uint64_t log_format;
+	const char *file; /* NULL: none */
 } config;
 
 /* What the command line asks for. */
 typedef enum config_action {
 	CONFIG_SERVE,
-	CONFIG_DONE,  /* --help, --version and the like were answered: exit 0 */
+	CONFIG_CHECK, /* --check-config: say whether this would start */
+	CONFIG_DONE,  /* --help, --version, --print-config were answered: exit 0 */
 	CONFIG_WRONG, /* a line on stderr has said what is wrong: exit 2 */
 } config_action;
 
-/* Reads the settings: the command line over the environment over the defaults. Before the first thread. */
+/*
+ * Reads the settings: the command line over the environment over the file over the defaults. Again, to reload the
+ * file, at any time; one thread at a time. argv has to stay.
+ */
 config_action config_read(config *c, int argc, char **argv);
+
+/*
+ * Calls `changed` for each setting that differs, by its name; `reloaded` is whether it is one that can change while
+ * albumd serves.
+ */
+void config_compare(const config *before, const config *after,
+                    void (*changed)(const char *name, bool reloaded));
 
 #endif

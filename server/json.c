@@ -146,6 +146,17 @@ static const char *skip_value(const char *at, const char *end)
 	return at;
 }
 
+/* The value at `at`, without the blanks around it; *after is where it is followed by the next, or the end. */
+static const char *value_at(const char *at, const char *end, size_t *size, const char **after)
+{
+	const char *value = skip_space(at, end);
+	const char *value_end = *after = skip_value(value, end);
+	while (value_end > value && strchr(" \t\n\r", value_end[-1]))
+		value_end--;
+	*size = (size_t)(value_end - value);
+	return value;
+}
+
 const char *json_member_text(const char *document, size_t size, size_t index, size_t *value_size)
 {
 	const char *end = document + size;
@@ -153,14 +164,18 @@ const char *json_member_text(const char *document, size_t size, size_t index, si
 	for (;; index--) {
 		at = skip_space(at + 1, end);               /* past { or , to the name */
 		at = skip_space(skip_string(at, end), end); /* past the name to : */
-		const char *value = skip_space(at + 1, end);
-		at = skip_value(value, end);
-		if (index == 0) {
-			const char *value_end = at;
-			while (value_end > value && strchr(" \t\n\r", value_end[-1]))
-				value_end--;
-			*value_size = (size_t)(value_end - value);
+		const char *value = value_at(at + 1, end, value_size, &at);
+		if (index == 0)
 			return value;
-		}
 	}
+}
+
+const char *json_element_text(const char **document, size_t *size, size_t *element_size)
+{
+	const char *end = *document + *size;
+	const char *at = skip_space(*document, end);
+	const char *element = value_at(at + 1, end, element_size, &at); /* past [ or , */
+	*document = at;
+	*size = (size_t)(end - at);
+	return element;
 }

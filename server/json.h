@@ -27,4 +27,10 @@ json_t *json_parse(const char *document, size_t size, char *problem, size_t prob
  */
 const char *json_member_text(const char *document, size_t size, size_t index, size_t *value_size);
 
+/*
+ * The text of the next element of the array that *document begins with, or is in the midst of, and moves both
+ * beyond it. As often as jansson counts elements.
+ */
+const char *json_element_text(const char **document, size_t *size, size_t *element_size);
+
 #endif

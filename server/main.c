@@ -4,6 +4,7 @@
  *	main thread        serves albums (http_serve), drains, then takes everything down
  *	admin thread       serves the admin listener until the albums' drain is over
  *	signal thread      says that the drain has begun, and makes a second signal end it at once
+ *	reload thread      reads the settings, and the files they name, again at SIGHUP
  *	first-look thread  asks the database once whether it is there, for the log
  */
 #include <errno.h>
@@ -29,7 +30,9 @@
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2 };
 
 typedef struct app {
-	config config;
+	int argc;
+	char **argv;
+	config config, reloaded; /* as it started, and as it was last read */
 	metrics *metrics;
 	access_log access;
 	pg_pool *pool;
@@ -39,9 +42,10 @@ typedef struct app {
 	http_server *admin_server; /* NULL: off */
 	char bound[128], admin_bound[128];
 	bool served;
-	ctx *stop; /* done at the first signal */
-	ctx *over; /* done when the drain is over */
-	pthread_t admin_thread, signal_thread, first_look_thread;
+	ctx *stop;   /* done at the first signal */
+	ctx *over;   /* done when the drain is over */
+	ctx *hangup; /* done at SIGHUP */
+	pthread_t threads[4];
 } app;
 
 __attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
@@ -102,11 +106,24 @@ static int listen_on(http_server *server, const char *flag, const char *address,
 	return EXIT_FAILED;
 }
 
+/* The settings that can change while albumd serves. */
+static void apply(app *a, const config *c)
+{
+	log_set_level((log_level)c->log_level);
+	atomic_store(&a->access.slow_ns, c->slow_query);
+	atomic_store(&a->albums.allow_delay, c->allow_delay);
+	atomic_store(&a->albums.allow_all, c->allow_all);
+	atomic_store(&a->albums.write_token, c->write_token);
+	atomic_store(&a->admin.token, c->admin_token);
+}
+
 static int open_server(app *a)
 {
 	const config *c = &a->config;
-	a->albums =
-		(albums){.pool = a->pool, .query_timeout = c->query_timeout, .allow_delay = c->allow_delay};
+	a->albums.pool = a->pool;
+	a->albums.query_timeout = c->query_timeout;
+	a->albums.cors_origin = c->cors_origin;
+	apply(a, c);
 	a->server = http_server_new(&(http_server_options){
 		.workers = c->workers,
 		.drain_timeout =
@@ -126,7 +143,9 @@ static int open_admin(app *a)
 {
 	if (!a->config.admin_listen)
 		return EXIT_OK;
-	a->admin = (admin){.server = a->server, .pool = a->pool, .metrics = a->metrics};
+	a->admin.server = a->server;
+	a->admin.pool = a->pool;
+	a->admin.metrics = a->metrics;
 	a->admin_server = http_server_new(&(http_server_options){.workers = 1, .drain_timeout = CTX_SECOND});
 	if (!a->admin_server || admin_handle(a->admin_server, &a->admin) < 0) {
 		complain("out of memory");
@@ -140,7 +159,9 @@ static int open_contexts(app *a)
 {
 	a->stop = ctx_with_signals(ctx_background(), (const int[]){SIGTERM, SIGINT}, 2);
 	a->over = ctx_with_cancel(ctx_background());
-	if (a->stop && a->over)
+	if (a->over)
+		a->hangup = ctx_with_signals(a->over, (const int[]){SIGHUP}, 1);
+	if (a->stop && a->hangup)
 		return EXIT_OK;
 	complain("cannot watch for signals: %s", strerror(errno));
 	return EXIT_FAILED;
@@ -168,6 +189,44 @@ static void *watch_signals(void *arg)
 	if (again && ctx_wait(again) && !ctx_err(a->over)) {
 		log_message(LOG_WARN, "ending what is in flight", "cause", ctx_cause(again)->message);
 		http_server_abort(a->server);
+	}
+	return NULL;
+}
+
+static void tell_change(const char *name, bool reloaded)
+{
+	if (reloaded)
+		log_message(LOG_INFO, "setting changed", "setting", name);
+	else
+		log_message(LOG_WARN, "setting changed, but not before a restart", "setting", name);
+}
+
+static void reload(app *a)
+{
+	config c;
+	if (config_read(&c, a->argc, a->argv) != CONFIG_SERVE) {
+		log_message(LOG_ERROR,
+		            "the settings are wrong, and left as they are (see albumd --check-config)", NULL,
+		            NULL);
+		return;
+	}
+	log_message(LOG_INFO, "settings read again", c.file ? "file" : NULL, c.file);
+	config_compare(&a->reloaded, &c, tell_change);
+	apply(a, &c);
+	a->reloaded = c;
+}
+
+/* The next context is there before the last is gone: no SIGHUP finds nobody, which would be the process's end. */
+static void *watch_hangups(void *arg)
+{
+	app *a = arg;
+	while (ctx_wait(a->hangup) && !ctx_err(a->over)) {
+		ctx *next = ctx_with_signals(a->over, (const int[]){SIGHUP}, 1);
+		if (!next)
+			break;
+		ctx_end(a->hangup);
+		a->hangup = next;
+		reload(a);
 	}
 	return NULL;
 }
@@ -223,21 +282,20 @@ static void say_ready(const app *a)
 
 static int start_threads(app *a, int *started)
 {
-	const struct {
-		pthread_t *thread;
-		void *(*run)(void *);
-		bool wanted;
-	} threads[] = {
-		{&a->signal_thread, watch_signals, true},
-		{&a->first_look_thread, look_at_database, true},
-		{&a->admin_thread, serve_admin, a->admin_server != NULL},
+	void *(*const runs[])(void *) = {
+		watch_signals,
+		look_at_database,
+		a->admin_server ? serve_admin : NULL,
+		watch_hangups,
 	};
-	for (*started = 0; *started < 3 && threads[*started].wanted; ++*started) {
-		int failure = pthread_create(threads[*started].thread, NULL, threads[*started].run, a);
+	*started = 0;
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		int failure = runs[i] ? pthread_create(&a->threads[*started], NULL, runs[i], a) : 0;
 		if (failure) {
 			complain("cannot start a thread: %s", strerror(failure));
 			return EXIT_FAILED;
 		}
+		*started += runs[i] != NULL;
 	}
 	return EXIT_OK;
 }
@@ -256,9 +314,8 @@ static int serve(app *a)
 	}
 	ctx_cancel(a->over);
 	ctx_cancel(a->stop);
-	const pthread_t threads[] = {a->signal_thread, a->first_look_thread, a->admin_thread};
 	for (int i = 0; i < started; i++)
-		pthread_join(threads[i], NULL);
+		pthread_join(a->threads[i], NULL);
 	return status;
 }
 
@@ -271,38 +328,59 @@ static void close_all(app *a)
 	if (a->served)
 		log_message(LOG_INFO, "stopped", NULL, NULL);
 	log_close();
+	ctx_end(a->hangup);
 	ctx_end(a->stop);
 	ctx_end(a->over);
 	metrics_free(a->metrics);
 }
 
-int main(int argc, char **argv)
+/* Whether these settings would do, as far as can be said without starting. */
+static int check_config(app *a)
 {
-	static app a;
-	switch (config_read(&a.config, argc, argv)) {
-	case CONFIG_SERVE:
-		break;
-	case CONFIG_DONE:
-		return EXIT_OK;
-	case CONFIG_WRONG:
-		return EXIT_WRONG_USAGE;
-	}
+	int status = open_pool(a);
+	pg_pool_close(a->pool);
+	if (status == EXIT_OK)
+		puts("albumd: the settings are good");
+	return status;
+}
+
+static int run(app *a)
+{
 	raise_file_limit();
 	signal(SIGPIPE, SIG_IGN);
-	if (!log_open((log_level)a.config.log_level, (log_format)a.config.log_format) ||
-	    !(a.metrics = a.access.metrics = metrics_new())) {
+	if (!log_open((log_level)a->config.log_level, (log_format)a->config.log_format) ||
+	    !(a->metrics = a->access.metrics = metrics_new())) {
 		complain("out of memory");
 		return EXIT_FAILED;
 	}
-	int status = open_contexts(&a);
+	int status = open_contexts(a);
 	if (status == EXIT_OK)
-		status = open_pool(&a);
+		status = open_pool(a);
 	if (status == EXIT_OK)
-		status = open_server(&a);
+		status = open_server(a);
 	if (status == EXIT_OK)
-		status = open_admin(&a);
+		status = open_admin(a);
 	if (status == EXIT_OK)
-		status = serve(&a);
-	close_all(&a);
+		status = serve(a);
+	close_all(a);
 	return status;
+}
+
+int main(int argc, char **argv)
+{
+	static app a;
+	a.argc = argc;
+	a.argv = argv;
+	switch (config_read(&a.config, argc, argv)) {
+	case CONFIG_SERVE:
+		a.reloaded = a.config;
+		return run(&a);
+	case CONFIG_CHECK:
+		return check_config(&a);
+	case CONFIG_DONE:
+		return EXIT_OK;
+	case CONFIG_WRONG:
+		break;
+	}
+	return EXIT_WRONG_USAGE;
 }

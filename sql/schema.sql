@@ -12,5 +12,8 @@ CREATE TABLE IF NOT EXISTS album (
          CONSTRAINT album_price_not_negative CHECK (price >= 0)
 );
 
--- One artist's albums, in the order of their ids.
+-- One artist's albums, or those of one title, in the order of their ids; and all in the orders that lists have, so that
+-- a page costs the same however far it is from the first.
 CREATE INDEX IF NOT EXISTS album_artist_id ON album (artist, id);
+CREATE INDEX IF NOT EXISTS album_title_id ON album (title, id);
+CREATE INDEX IF NOT EXISTS album_price_id ON album (price, id);

@@ -163,3 +163,17 @@ Test(admin, log_cannot_be_forged, .timeout = 60)
 		service_stop(s);
 	}
 }
+
+Test(admin, slow_requests_are_warned_of, .timeout = 60)
+{
+	service *s = service_start((const char *const[]){"--slow-query", "100ms", NULL});
+	json_t *line;
+
+	cr_expect(eq(int, client_get(s->port, "/albums?delay=200ms", NULL, TIMEOUT_MS), 200));
+	line = service_log(s, "/albums?delay=200ms", TIMEOUT_MS);
+	cr_assert_not_null(line);
+	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "level")), "warn"));
+	cr_expect_not_null(json_object_get(line, "slow"));
+	json_decref(line);
+	service_stop(s);
+}

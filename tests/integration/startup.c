@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client.h"
 #include "process.h"
@@ -69,9 +70,10 @@ Test(startup, help_and_version, .timeout = 60)
 	char *output = run(LIST("--help"), NULL, &status);
 
 	cr_expect(eq(int, status, 0));
-	for (const char *const *flag = LIST("--listen", "--admin-listen", "--database-url", "--pool-size",
-	                                    "--workers", "--queue-size", "--query-timeout", "--drain-timeout",
-	                                    "--allow-delay", "--log-level", "--log-format");
+	for (const char *const *flag =
+	             LIST("--listen", "--admin-listen", "--database-url", "--pool-size", "--workers",
+	                  "--queue-size", "--query-timeout", "--drain-timeout", "--allow-delay",
+	                  "--log-level", "--log-format", "--config", "--slow-query");
 	     *flag; flag++)
 		cr_expect_not_null(strstr(output, *flag), "%s is not in the help", *flag);
 	free(output);
@@ -98,6 +100,124 @@ Test(startup, flags_win_over_the_environment, .timeout = 60)
 	cr_expect_not_null(strstr(r.body, "\ndb_pool_size 5\n"));
 	reply_free(&r);
 	cr_expect(eq(int, albumd_stop(a), 0));
+}
+
+/* A file of settings, to be unlinked. */
+static char *file_of(const char *text)
+{
+	char *path = strdup("/tmp/tether-config.XXXXXX");
+	int fd = mkstemp(path);
+
+	cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+	close(fd);
+	return path;
+}
+
+Test(startup, settings_from_a_file, .timeout = 60)
+{
+	char *path = file_of("# settings\n\n pool-size = 3 # few\nqueue-size=9\n"
+	                     "database-url = postgresql://me:s3cret@host/db?password=hush&x=1\n");
+	int status;
+	char *output = run(LIST("--config", path, "--print-config", "--queue-size=8"),
+	                   LIST("QUERY_TIMEOUT=2s", "DATABASE_URL"), &status);
+
+	cr_expect(eq(int, status, 0));
+	for (const char *const *line =
+	             LIST("pool-size = 3  # /tmp/tether-config", "queue-size = 8  # --queue-size",
+	                  "query-timeout = 2s  # QUERY_TIMEOUT", "drain-timeout = 10s  # default",
+	                  "workers = ", "postgresql://me:****@host/db?password=****&x=1");
+	     *line; line++)
+		cr_expect_not_null(strstr(output, *line), "'%s' is not in:\n%s", *line, output);
+	cr_expect_null(strstr(output, "s3cret"));
+	free(output);
+	/* What is printed is itself a file of settings. */
+	output = run(LIST("--print-config"), LIST("DATABASE_URL"), &status);
+	char *printed = file_of(output);
+	free(output);
+	output = run(LIST("--check-config", "--config", printed), LIST("DATABASE_URL"), &status);
+	cr_expect(eq(int, status, 0), "%s", output);
+	free(output);
+	output = run(LIST("--check-config", "--database-url", "user=me password='a b' host=h password=x"),
+	             NULL, &status);
+	cr_expect(eq(int, status, 0), "%s", output);
+	free(output);
+	unlink(path);
+	unlink(printed);
+	free(path);
+	free(printed);
+}
+
+static void expect_file_error(const char *text, const char *const words[])
+{
+	char *path = file_of(text);
+
+	expect_usage_error(LIST("--check-config", "--config", path), NULL, words);
+	unlink(path);
+	free(path);
+}
+
+Test(startup, wrong_files_are_one_clear_line, .timeout = 60)
+{
+	expect_file_error("pool-size = 3\nnonsense\n", LIST("line 2", "name = value"));
+	expect_file_error("\n\npool-sise = 3\n", LIST("line 3", "pool-sise"));
+	expect_file_error("pool-size =\n", LIST("line 1", "pool-size", "1 to 10000"));
+	expect_file_error("write-token-file = /nonexistent/token\n",
+	                  LIST("write-token-file", "No such file"));
+	expect_usage_error(LIST("--config", "/nonexistent/file"), NULL,
+	                   LIST("/nonexistent/file", "No such file"));
+	expect_usage_error(LIST("--config"), NULL, LIST("--config", "value"));
+	expect_usage_error(LIST("--check-config", "--database-url", "host"), NULL, LIST("--database-url"));
+}
+
+/* Whether a request leaves no line in the log any more. */
+struct silence {
+	service *s;
+	int requests;
+};
+
+static bool is_silent(void *arg)
+{
+	struct silence *silence = arg;
+	char target[32];
+
+	snprintf(target, sizeof target, "/albums/1?n=%d", silence->requests++);
+	client_get(silence->s->port, target, NULL, 5000);
+	json_t *line = service_log(silence->s, target, 100);
+	json_decref(line);
+	return !line;
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "we");
+	bool written = file && fputs(text, file) >= 0;
+
+	return file && fclose(file) == 0 && written;
+}
+
+Test(startup, hangup_reads_the_file_again, .timeout = 60)
+{
+	char *path = file_of("allow-delay = off\nlog-level = info\n");
+	service *s = service_start(LIST("--config", path));
+
+	/* albumd_start gives it --allow-delay, and flags win over the file: another switch, then. */
+	cr_expect(eq(int, client_get(s->port, "/albums?limit=all", NULL, 5000), 400));
+	cr_assert(write_file(path, "allow-all = on\npool-size = 3\n"));
+	process_signal(s->albumd->process, SIGHUP);
+	cr_expect(process_wait_for(s->albumd->process, "\"setting\":\"allow-all\"", 10000));
+	cr_expect(process_wait_for(s->albumd->process, "not before a restart", 10000));
+	cr_expect(eq(int, client_get(s->port, "/albums?limit=all", NULL, 5000), 200));
+	cr_assert(write_file(path, "allow-all = perhaps\n"));
+	process_signal(s->albumd->process, SIGHUP);
+	cr_expect(process_wait_for(s->albumd->process, "left as they are", 10000));
+	cr_expect(eq(int, client_get(s->port, "/albums?limit=all", NULL, 5000), 200));
+	cr_assert(write_file(path, "log-level = error\n"));
+	process_signal(s->albumd->process, SIGHUP);
+	struct silence silence = {s, 0};
+	cr_expect(eventually(is_silent, &silence, 10000), "the log goes on");
+	cr_expect(eq(int, service_stop(s), 0));
+	unlink(path);
+	free(path);
 }
 
 Test(startup, port_that_is_taken, .timeout = 60)

@@ -21,6 +21,7 @@ struct client {
 	char *data; /* received and not yet given out, NUL-terminated */
 	size_t size, capacity;
 	bool ended; /* the peer will send no more */
+	bool head;  /* the answer will be to a HEAD */
 };
 
 client *client_connect(int port)
@@ -189,7 +190,7 @@ static const char *body_end(client *c, const reply *r, char *body, size_t *size)
 	char *coding = header_of(r->head, "Transfer-Encoding");
 	const char *result = NULL;
 
-	if (r->status == 304 || r->status == 204 || r->status / 100 == 1) {
+	if (c->head || r->status == 304 || r->status == 204 || r->status / 100 == 1) {
 		*size = 0;
 		result = body;
 	} else if (coding) {
@@ -274,6 +275,8 @@ int client_request(int port, const char *method, const char *target, const char 
 	char framing[48] = "";
 	int status;
 
+	if (c)
+		c->head = strcmp(method, "HEAD") == 0;
 	if (body)
 		snprintf(framing, sizeof framing, "Content-Length: %zu\r\n", strlen(body));
 	if (c && client_send(c, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s%s\r\n%s",
