@@ -142,6 +142,13 @@ const char *http_query_value(const http_request *request,
 const char *http_header(const http_request *request,
                         const char *name); /* the first, any case; NULL: absent */
 
+/*
+ * Ends the request's context with a cause of the caller's (as ctx_cancel_cause; borrowed for good): whatever the
+ * handler waits for ends, and what it then answers is sent. Nothing happens once the handler has returned. Any
+ * thread, while the request lives: from on_request until on_done has returned. Does not wait.
+ */
+void http_request_cancel(http_request *request, const ctx_error *cause);
+
 /* The whole body, "" if there is none; *size (may be NULL) is its length. NUL-terminated for convenience. */
 const char *http_body(const http_request *request, size_t *size);
 

@@ -437,6 +437,11 @@ ctx *http_request_ctx(const http_request *request)
 	return request->ctx;
 }
 
+void http_request_cancel(http_request *request, const ctx_error *cause)
+{
+	ctx_cancel_cause(request->root, cause);
+}
+
 void *http_request_data(const http_request *request)
 {
 	return request->route ? request->route->data : NULL;

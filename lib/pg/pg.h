@@ -72,6 +72,22 @@ typedef struct pg_settled {
 	bool kept;             /* the connection went back to the pool; false: it was closed */
 } pg_settled;
 
+/* What a statement does. A transaction's BEGIN and COMMIT are statements too. */
+typedef enum pg_query_state {
+	PG_QUERY_QUEUED,    /* it asks for a connection, and waits if there is none */
+	PG_QUERY_RUNNING,   /* it has one: PostgreSQL works on it, or is about to */
+	PG_QUERY_STREAMING, /* its first rows have come, and more are to */
+	PG_QUERY_ENDED,     /* its caller is done with it, well or not */
+} pg_query_state;
+
+typedef struct pg_query_event {
+	ctx *query_ctx; /* borrowed for the call: its values tell whose it is, and it knows the deadline */
+	pg_query_state state;
+	const char *sql; /* QUEUED, RUNNING: borrowed for the call; NULL where pg_conn_acquire asks */
+	int backend;     /* RUNNING: the process id that PostgreSQL, or a pooler, gives for its session */
+	bool settling;   /* ENDED: its context ended in flight; on_settled is called for it, or has been */
+} pg_query_event;
+
 /* All durations are nanoseconds; a 0 takes the default named. */
 typedef struct pg_pool_options {
 	const char *conninfo; /* libpq connection string or URI; NULL or "": libpq's PG* environment */
@@ -91,7 +107,13 @@ typedef struct pg_pool_options {
 	 * whose rows were not looked at any more), on the pool's own thread: it must not block. NULL: not called.
 	 */
 	void (*on_settled)(const pg_settled *settled, void *data);
-	void *data; /* for on_settled */
+	/*
+	 * Called as a statement goes from state to state, forwards only, by whoever runs it: in its fiber or on its
+	 * thread, with no lock held. Those of a session start as RUNNING. For showing what is alive, and for telling
+	 * the waiting from the work. NULL: not called.
+	 */
+	void (*on_query)(const pg_query_event *event, void *data);
+	void *data; /* for the two */
 } pg_pool_options;
 
 /*

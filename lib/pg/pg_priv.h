@@ -217,6 +217,12 @@ void conn_adopt(conn *cn, loop *here); /* it is about to be used on this loop, o
 void conn_dispatch(conn *cn);          /* sends it to the keeper, which does what its state says */
 void homes_close(pg_pool *pool);       /* when no connection is left; waits for the loops to answer */
 
+/* ---- rows.c: what the program is told of its statements ------------------------------------------------ */
+
+void tell_queued(pg_pool *pool, ctx *c, const char *sql);
+void tell_running(const conn *cn, ctx *c, const char *sql);
+void tell_ended(pg_pool *pool, ctx *c, bool settling);
+
 /* ---- pool.c ----------------------------------------------------------------------------------------- */
 
 struct pg_pool {

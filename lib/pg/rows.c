@@ -47,6 +47,31 @@ bool rows_are_real(const pg_rows *rows)
 	return rows != &no_memory;
 }
 
+/* ---- Telling ---------------------------------------------------------------------------------------- */
+
+static void tell(pg_pool *pool, pg_query_event event)
+{
+	if (pool->options.on_query)
+		pool->options.on_query(&event, pool->options.data);
+}
+
+void tell_queued(pg_pool *pool, ctx *c, const char *sql)
+{
+	tell(pool, (pg_query_event){.query_ctx = c, .state = PG_QUERY_QUEUED, .sql = sql});
+}
+
+void tell_running(const conn *cn, ctx *c, const char *sql)
+{
+	tell(cn->pool,
+	     (pg_query_event){
+		     .query_ctx = c, .state = PG_QUERY_RUNNING, .sql = sql, .backend = PQbackendPID(cn->pg)});
+}
+
+void tell_ended(pg_pool *pool, ctx *c, bool settling)
+{
+	tell(pool, (pg_query_event){.query_ctx = c, .state = PG_QUERY_ENDED, .settling = settling});
+}
+
 /* ---- Reading ---------------------------------------------------------------------------------------- */
 
 static void keep_result(pg_rows *rows, PGresult *result)
@@ -207,6 +232,7 @@ void rows_stream(pg_rows *rows, lease *l, pg_conn *session)
 	rows->session = session;
 	if (session)
 		session->rows = rows;
+	tell(l->pool, (pg_query_event){.query_ctx = rows->scope.ctx, .state = PG_QUERY_STREAMING});
 	ctx_hook_add(rows->scope.ctx, &rows->hook, scope_over);
 	lease_leave(l, rows->scope.ctx);
 }
@@ -216,14 +242,18 @@ static pg_rows *pool_run(ctx *c, pg_pool *pool, const char *sql, const pg_params
 	pg_rows *rows = rows_new(mode);
 	if (!rows_are_real(rows))
 		return rows;
+	tell_queued(pool, c, sql);
 	conn *cn = pool_acquire(c, pool, &rows->error);
 	if (!cn) {
 		rows->ended = true;
+		tell_ended(pool, c, false);
 		return rows;
 	}
+	tell_running(cn, c, sql);
 	rows_run(rows, c, cn, sql, params);
 	if (rows->ended) {
 		rows->error.settling = conn_return(cn, c);
+		tell_ended(pool, c, rows->error.settling);
 	} else {
 		scope_begin(&rows->scope, c, NULL);
 		lease_begin(&rows->own, cn);
@@ -250,9 +280,10 @@ pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params)
 /* ---- Streaming -------------------------------------------------------------------------------------- */
 
 /* No more rows will come: lets go of the context, and of the session, which may run something else now. */
-static void stop_streaming(pg_rows *rows)
+static void stop_streaming(pg_rows *rows, bool settling)
 {
 	ctx_hook_remove(rows->scope.ctx, &rows->hook);
+	tell_ended(rows->lease->pool, rows->scope.ctx, settling);
 	pg_conn *session = rows->session;
 	if (session) {
 		session->rows = NULL;
@@ -274,7 +305,7 @@ static void find_taken(pg_rows *rows)
 		error_if_done(&rows->error, rows->session->ctx);
 	scope_correct(&rows->scope, &rows->error);
 	rows->error.settling = lease_was_settling(rows->lease);
-	stop_streaming(rows);
+	stop_streaming(rows, rows->error.settling);
 }
 
 static bool fetch_more(pg_rows *rows)
@@ -300,7 +331,7 @@ static bool fetch_more(pg_rows *rows)
 		session_leave(rows->session, c, &rows->error);
 	else
 		rows->error.settling = lease_end(l, c);
-	stop_streaming(rows);
+	stop_streaming(rows, rows->error.settling);
 	return false;
 }
 
@@ -336,12 +367,15 @@ void pg_rows_close(pg_rows *rows)
 	if (!rows || !rows_are_real(rows))
 		return;
 	lease *l = rows->lease;
+	bool settling = false;
 	if (l && !rows->session && lease_enter(l) == LEASE_QUIET) {
 		conn_drain_arrived(l->conn);
-		lease_end(l, rows->scope.ctx);
+		settling = lease_end(l, rows->scope.ctx);
+	} else if (l) {
+		settling = lease_was_settling(l);
 	}
 	if (l)
-		stop_streaming(rows);
+		stop_streaming(rows, settling);
 	PQclear(rows->result);
 	rows->magic = 0;
 	free(rows);

@@ -144,6 +144,7 @@ pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params 
 	conn *cn = session_enter(both, session, &rows->error);
 	if (cn) {
 		rows->ended = false;
+		tell_running(cn, both, sql);
 		rows_run(rows, both, cn, sql, params);
 	}
 	if (!rows->ended) {
@@ -151,8 +152,10 @@ pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params 
 		return rows;
 	}
 	scope_correct(&rows->scope, &rows->error);
-	if (cn)
+	if (cn) {
 		session_leave(session, both, &rows->error);
+		tell_ended(session->lease.pool, both, rows->error.settling);
+	}
 	scope_end(&rows->scope);
 	return rows;
 }
@@ -180,7 +183,9 @@ pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool)
 	session->magic = SESSION_MAGIC;
 	session->returns = true;
 	session->returned = (wait_event)WAIT_EVENT_INIT;
+	tell_queued(pool, c, NULL);
 	conn *cn = pool_acquire(c, pool, &session->error);
+	tell_ended(pool, c, false);
 	if (!cn)
 		return session;
 	lease_begin(&session->lease, cn);

@@ -51,15 +51,21 @@ pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options)
 	pg_conn *session = &tx->session;
 	session->magic = SESSION_MAGIC;
 	session->ctx = ctx_retain(c);
-	conn *cn = pool_acquire(c, pool, &session->error);
-	if (!cn)
-		return tx;
-	lease_begin(&session->lease, cn);
 	begin_command(sql, sizeof(sql), options);
-	if (!conn_command(c, cn, sql, &session->error, NULL)) {
-		session->error.settling = lease_end(&session->lease, c);
+	tell_queued(pool, c, sql);
+	conn *cn = pool_acquire(c, pool, &session->error);
+	if (!cn) {
+		tell_ended(pool, c, false);
 		return tx;
 	}
+	tell_running(cn, c, sql);
+	lease_begin(&session->lease, cn);
+	if (!conn_command(c, cn, sql, &session->error, NULL)) {
+		session->error.settling = lease_end(&session->lease, c);
+		tell_ended(pool, c, session->error.settling);
+		return tx;
+	}
+	tell_ended(pool, c, false);
 	tx->hooked = true;
 	ctx_hook_add(c, &tx->hook, tx_ctx_done);
 	lease_leave(&session->lease, c);
@@ -104,9 +110,11 @@ bool pg_commit(pg_tx *tx)
 		return false;
 	}
 	char tag[16] = "";
+	tell_running(cn, session->ctx, "COMMIT");
 	bool answered = conn_command(session->ctx, cn, "COMMIT", &session->error, tag);
 	tx->committed = judge(&session->error, answered, tag);
 	session->error.settling = lease_end(&session->lease, session->ctx);
+	tell_ended(session->lease.pool, session->ctx, session->error.settling);
 	return tx->committed;
 }
 
