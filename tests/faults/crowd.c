@@ -200,7 +200,8 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 		}
 	}
 	cr_expect(eq(int, right, CROWD));
-	cr_expect(latest <= 1000 * deadline() + 400 * support_patience(), "the last 504 came after %.0f ms", latest);
+	cr_expect(latest <= 1000 * deadline() + 400 * support_patience(), "the last 504 came after %.0f ms",
+	          latest);
 	for (int i = POOL; i < 2 * POOL; i++)
 		cr_expect(query_ran(s, i), "the %dth in the queue was passed over", i - POOL);
 	cr_expect(eq(int, p.failed, 0));
