@@ -5,8 +5,9 @@
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	request.c   a request from its head to its end, whatever protocol brought it
+ *	head.c      what its head says                               url.c: escapes, queries
  *	validate.c  what is no request                              trace.c: what it is called in logs
- *	router.c    which handler                                    url.c: escapes, queries
+ *	router.c    which handler
  *	response.c  what the handler answers
  *
  * Everything of one connection happens on one worker's thread, so nothing here is locked or atomic unless

@@ -269,7 +269,10 @@ static void drain_conns(worker *w)
 	}
 }
 
-/* Before the sockets are closed: libuv takes the descriptor out of epoll here, which by then may be another's. */
+/*
+ * The listening sockets are the server's, each worker borrows them: from its start until it has counted itself off
+ * workers_accepting. This comes before that. libuv takes the descriptors out of epoll here, not later.
+ */
 static void close_acceptors(worker *w)
 {
 	if (!w->accepting)
