@@ -41,8 +41,8 @@ void ctx_misuse(const char *call, const char *what)
 
 /* ---- Roots and references ------------------------------------------------- */
 
-static ctx background = {.node = &ctx_never, .kind = CTX_KIND_BACKGROUND};
-static ctx todo = {.node = &ctx_never, .kind = CTX_KIND_TODO};
+static ctx background = {.err = &ctx_never.err, .kind = CTX_KIND_BACKGROUND};
+static ctx todo = {.err = &ctx_never.err, .kind = CTX_KIND_TODO};
 
 ctx *ctx_background(void)
 {
@@ -339,7 +339,7 @@ ctx *ctx_without_cancel(ctx *parent)
 
 	if (!c)
 		return NULL;
-	c->node = &ctx_never;
+	c->err = &ctx_never.err;
 	c->has_deadline = false;
 	return c;
 }
@@ -500,18 +500,24 @@ void ctx_end(ctx *c)
 
 /* ---- Asking -------------------------------------------------------------- */
 
+/* ctx.h has it inline; this is for callers that did not want that, through a pointer or another language. */
 const ctx_error *ctx_err(const ctx *c)
 {
-	if (!c)
-		ctx_misuse("ctx_err", "the context is NULL");
-	return ctx_node_err(c->node);
+	return c ? ctx_node_err(ctx_node_of(c)) : ctx_err_of_null();
+}
+
+const ctx_error *ctx_err_of_null(void)
+{
+	ctx_misuse("ctx_err", "the context is NULL");
 }
 
 const ctx_error *ctx_cause(const ctx *c)
 {
 	if (!c)
 		ctx_misuse("ctx_cause", "the context is NULL");
-	return ctx_node_err(c->node) ? c->node->cause : NULL;
+	const struct ctx_node *n = ctx_node_of(c);
+
+	return ctx_node_err(n) ? n->cause : NULL;
 }
 
 bool ctx_deadline(const ctx *c, int64_t *deadline_ns)

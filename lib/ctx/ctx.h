@@ -222,6 +222,17 @@ __attribute__((unused)) static inline void ctx_end_ptr_(ctx **c)
 const ctx_error *ctx_err(const ctx *c);
 
 /*
+ * Its inline form: all that is public of a context's memory is that it begins with a pointer to where its error is.
+ * Work that asks often pays for two loads instead of a call.
+ */
+const ctx_error *ctx_err_of_null(void); /* aborts: a NULL context is a programming error */
+__attribute__((gnu_inline)) extern inline const ctx_error *ctx_err(const ctx *c)
+{
+	return c ? __atomic_load_n(*(const ctx_error *const *const *)(const void *)c, __ATOMIC_ACQUIRE)
+	         : ctx_err_of_null();
+}
+
+/*
  * Why `c` is done, NULL until it is: the cause given to whoever ended it
  * first, here or further up, or else the same as ctx_err(). Go: Cause.
  */

@@ -96,8 +96,9 @@ enum ctx_kind {
 };
 
 struct ctx {
+	/* That of the node that ends this context: itself, one above, or ctx_never. First: ctx_err() is inline. */
+	_Atomic(const ctx_error *) *err;
 	struct ctx *parent;      /* held; NULL in a root */
-	struct ctx_node *node;   /* who ends this context: itself, one above, or &ctx_never */
 	struct ctx_pair *values; /* nearest value, itself or above */
 	int64_t deadline;        /* nearest deadline, if has_deadline */
 	uint8_t kind : 7;        /* enum ctx_kind */
@@ -160,6 +161,12 @@ static inline struct ctx_deadline *ctx_as_deadline(struct ctx_node *n)
 	return n->base.kind == CTX_KIND_DEADLINE ? (struct ctx_deadline *)(void *)n : NULL;
 }
 
+/* Who ends this context. */
+static inline struct ctx_node *ctx_node_of(const ctx *c)
+{
+	return ctx_container(c->err, struct ctx_node, err);
+}
+
 static inline const ctx_error *ctx_node_err(const struct ctx_node *n)
 {
 	return atomic_load_explicit(&n->err, memory_order_acquire);
@@ -189,7 +196,7 @@ __attribute__((always_inline)) static inline ctx *ctx_derive(size_t size, enum c
 	if (!c)
 		return NULL;
 	c->parent = parent;
-	c->node = parent->node;
+	c->err = parent->err;
 	c->values = parent->values;
 	c->deadline = parent->deadline;
 	c->kind = kind & 0x7f;
@@ -207,11 +214,11 @@ __attribute__((always_inline)) static inline struct ctx_node *ctx_node_new(size_
 
 	if (!n)
 		return NULL;
-	n->up = parent->node;
-	n->base.node = n;
+	n->up = ctx_node_of(parent);
+	n->base.err = &n->err;
 	n->base.done_fd = -1;
 	atomic_init(&n->base.lock.state, CTX_LOCK_FREE);
-	atomic_init(&n->base.linked, parent->node != &ctx_never);
+	atomic_init(&n->base.linked, n->up != &ctx_never);
 	n->children = NULL;
 	atomic_init(&n->err, NULL);
 	n->cause = NULL;

@@ -66,7 +66,7 @@ void ctx_hook_add(ctx *c, ctx_hook *h, void (*fn)(ctx_hook *h))
 	if (!h || !fn)
 		ctx_misuse("ctx_hook_add", "the hook or its function is NULL");
 
-	struct ctx_node *n = c->node;
+	struct ctx_node *n = ctx_node_of(c);
 
 	h->fn_ = fn;
 	if (n == &ctx_never) {
@@ -106,7 +106,7 @@ bool ctx_hook_remove(ctx *c, ctx_hook *h)
 	if (!h)
 		ctx_misuse("ctx_hook_remove", "the hook is NULL");
 
-	struct ctx_node *n = c->node;
+	struct ctx_node *n = ctx_node_of(c);
 	bool removed;
 
 	if (n == &ctx_never) {
@@ -204,7 +204,7 @@ int ctx_done_fd(ctx *c)
 	if (!c)
 		ctx_misuse("ctx_done_fd", "the context is NULL");
 
-	struct ctx_node *n = c->node;
+	struct ctx_node *n = ctx_node_of(c);
 
 	if (n == &ctx_never)
 		return never_fd();

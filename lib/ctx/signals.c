@@ -100,7 +100,7 @@ static struct ctx_signals *as_signals(const struct ctx_node *n)
 
 size_t ctx_signals_list(const ctx *c, const int **signals)
 {
-	const struct ctx_signals *s = as_signals(c->node);
+	const struct ctx_signals *s = as_signals(ctx_node_of(c));
 
 	*signals = s->signals;
 	return s->n;
