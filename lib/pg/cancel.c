@@ -2,15 +2,18 @@
  * Cancel requests: how they reach PostgreSQL. When they are sent, and what must be true before their
  * connection is used again, is the business of settle.c.
  *
- * There are two ways. A link of its own (PQcancel) is always open, but PostgreSQL forks a process for each,
- * some two milliseconds of it. A statement on another connection (pg_cancel_backend) costs a tenth of that,
- * and stops any number of queries. So a request goes out with all others that are waiting, on a connection
- * of the pool's that happens to be idle; where none is, on a link; and the first connection that has settled
- * helps those still waiting before it is lent again.
+ * There are two ways. A link of its own (PQcancel) is always open, even where the server has no room for
+ * another session, but PostgreSQL forks a process for each, some two milliseconds of it. A statement on another
+ * connection (pg_cancel_backend) costs a tenth of that, and stops any number of queries. So a request goes out
+ * with all others that are waiting, on a connection of the pool's that happens to be idle. Where none is, the
+ * first goes on a link, alone, for several at once would only slow each other down; as soon as its connection
+ * has settled, which is a matter of milliseconds, that one helps all who wait, before it is lent again. (A
+ * connection kept for nothing but cancels would save these milliseconds, and be one more than the pool's size
+ * promises.) If the help is late, who is first in the queue takes another link.
  *
- *	                    an idle connection            a connection that has settled: cancel_help
+ *	                    an idle connection, or one that has settled: cancel_help
  *	 cancel_send ─► QUEUED ──────────────────────────────────────► in a batch ─► over
- *	                   │ a link is free
+ *	                   │ the first: no help is to be expected, or it is late
  *	                   └────────────────────────────────────────► on its link ─► over
  *
  * All of this happens in fibers of the keeper, so none of it needs a lock.
@@ -24,6 +27,9 @@
 /* Cancel links at once. They have this budget of their own, so that nothing else delays them. */
 enum { LINKS_MAX = 4 };
 
+/* How long the first in the queue waits for help before it takes a link beside those in use. */
+static const int64_t HELP_IS_LATE = 20 * CTX_MILLISECOND;
+
 /* Queries stopped by one statement. */
 enum { BATCH_MAX = 256 };
 
@@ -32,7 +38,7 @@ struct cancel_request {
 	cancel_request *next;
 	cancel_outcome outcome;
 	bool queued, over;
-	wait_event change; /* it is over, or may have a link now, or lead a batch */
+	wait_event change; /* it is over, or the first in the queue, or a link or a helper may be had now */
 };
 
 static void enqueue(pg_pool *pool, cancel_request *r)
@@ -257,35 +263,78 @@ static void let_others_come(pg_pool *pool)
 		wait_event_wait(NULL, &others);
 }
 
-static cancel_outcome use_link(ctx *limit, pg_pool *pool, cancel_request *r)
+static conn *find_helper_to_be(const conn_list *list, const conn *cn)
+{
+	conn *helper = list->first;
+	while (helper && !(helper->ending.on_link && can_cancel(helper, cn)))
+		helper = helper->next;
+	return helper;
+}
+
+/* A batch is on its way, after which another may go, or a connection settles that will send one. */
+static bool help_is_coming(pg_pool *pool, const conn *cn)
+{
+	if (pool->links_only || !cn->direct)
+		return false;
+	pool_lock(pool);
+	bool coming = pool->batching || find_helper_to_be(&pool->lists[CONN_CANCELING], cn) ||
+	              find_helper_to_be(&pool->lists[CONN_SETTLING], cn);
+	pool_unlock(pool);
+	return coming;
+}
+
+/* true: it has not come in good time. false: it may be there now. */
+static bool help_is_late(ctx *limit, cancel_request *r)
+{
+	ctx_auto *patience = ctx_with_timeout(limit, HELP_IS_LATE);
+	return !patience || wait_event_wait(patience, &r->change) != 0;
+}
+
+static void use_link(ctx *limit, pg_pool *pool, cancel_request *r)
 {
 	dequeue(pool, r);
+	wake_first(pool);
 	pool->cancel_links++;
-	cancel_outcome outcome = conn_drain_arrived(r->cn) ? CANCEL_NEEDLESS : send_on_link(limit, r->cn);
+	r->cn->ending.on_link = true;
+	r->outcome = conn_drain_arrived(r->cn) ? CANCEL_NEEDLESS : send_on_link(limit, r->cn);
+	r->over = true;
 	pool->cancel_links--;
 	wake_first(pool);
-	return outcome;
+}
+
+/* For who is first in the queue: takes a way that is open, or waits until something has changed. */
+static void take_a_way(ctx *limit, pg_pool *pool, cancel_request *r)
+{
+	conn *helper = pool->batching || pool->links_only ? NULL : borrow_helper(pool, r->cn);
+	if (helper) {
+		cancel_together(pool, helper);
+		give_helper_back(helper);
+		return;
+	}
+	if (help_is_coming(pool, r->cn) && (!help_is_late(limit, r) || !r->queued))
+		return;
+	if (pool->cancel_links < LINKS_MAX)
+		use_link(limit, pool, r);
+	else
+		wait_event_wait(limit, &r->change);
 }
 
 cancel_outcome cancel_send(ctx *limit, conn *cn)
 {
 	pg_pool *pool = cn->pool;
 	cancel_request r = {.cn = cn, .change = WAIT_EVENT_INIT};
+	cn->ending.on_link = false;
 	enqueue(pool, &r);
 	let_others_come(pool);
-	while (r.queued) {
-		conn *helper = pool->batching || pool->links_only ? NULL : borrow_helper(pool, cn);
-		if (helper) {
-			cancel_together(pool, helper);
-			give_helper_back(helper);
-		} else if (pool->cancel_links < LINKS_MAX) {
-			return use_link(limit, pool, &r);
-		} else if (wait_event_wait(limit, &r.change) != 0) {
-			break;
-		}
+	while (r.queued && !ctx_err(limit)) {
+		if (pool->cancels == &r)
+			take_a_way(limit, pool, &r);
+		else
+			wait_event_wait(limit, &r.change);
 	}
 	if (r.queued) {
 		dequeue(pool, &r);
+		wake_first(pool);
 		return CANCEL_NOT_SENT;
 	}
 	/* Taken into a batch, which is bounded. */

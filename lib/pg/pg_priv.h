@@ -89,6 +89,7 @@ typedef struct ending {
 	int64_t stopped;  /* when ReadyForQuery was read; 0: not yet */
 	unsigned cancels; /* requests sent */
 	bool unsure;      /* a cancel link broke or was left: something may be on its way still */
+	bool on_link; /* the last request went on a link: the connection will help others when it has settled */
 } ending;
 
 struct conn {

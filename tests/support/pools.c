@@ -141,3 +141,31 @@ int64_t ask_number(test_pool *t, const char *sql)
 	free(text);
 	return number;
 }
+
+static void *query_main(void *arg)
+{
+	test_query *q = arg;
+	pg_rows_auto *rows = pg_exec(q->c, q->pool, q->sql, PG_NO_PARAMS);
+	q->ended_at = ctx_now();
+	if (pg_rows_error(rows))
+		q->error = *pg_rows_error(rows);
+	return NULL;
+}
+
+test_query *test_query_start(test_pool *t, const char *sql)
+{
+	test_query *q = calloc(1, sizeof(*q));
+	if (!q || !(q->c = ctx_with_cancel(ctx_background())))
+		abort();
+	q->pool = t->pool;
+	q->sql = sql;
+	if (pthread_create(&q->thread, NULL, query_main, q) != 0)
+		abort();
+	return q;
+}
+
+void test_query_join(test_query *q)
+{
+	pthread_join(q->thread, NULL);
+	ctx_end(q->c);
+}

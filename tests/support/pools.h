@@ -4,6 +4,8 @@
 #ifndef TESTS_POOLS_H
 #define TESTS_POOLS_H
 
+#include <pthread.h>
+
 #include <tether/pg.h>
 
 #include "activity.h"
@@ -44,6 +46,21 @@ void must_exec(test_pool *t, const char *sql);
 
 /* A number from the first column of the first row; INT64_MIN on failure. Over the watcher: any state of the pool. */
 int64_t ask_number(test_pool *t, const char *sql);
+
+/* A query under a context of its own, on a thread of its own. */
+typedef struct test_query {
+	ctx *c;
+	pg_pool *pool;
+	const char *sql;
+	pthread_t thread;
+	/* Once it was joined. */
+	pg_error error; /* kind 0: none */
+	int64_t ended_at;
+} test_query;
+
+/* sql is borrowed. Aborts if there is no thread. test_query_join waits for its end; the caller frees it then. */
+test_query *test_query_start(test_pool *t, const char *sql);
+void test_query_join(test_query *q);
 
 /* One test body, run on a plain thread and on a fiber. */
 #define TEST_BOTH_WAYS(suite, name)                    \

@@ -11,7 +11,6 @@
 #include "alloc_fault.h"
 #include "pools.h"
 #include "support.h"
-#include "together.h"
 
 static test_pool *t;
 
@@ -34,58 +33,16 @@ static const char *kind_of(const pg_error *error)
 	return error ? pg_error_kind_name(error->kind) : "none";
 }
 
-/* A query under a context, on a thread of its own. */
-typedef struct query {
-	ctx *c;
-	pg_pool *pool;
-	const char *sql;
-	pthread_t thread;
-	pg_error error;
-	int64_t ended_at;
-} query;
-
-static void query_run(void *arg)
-{
-	query *q = arg;
-	pg_rows *r = pg_exec(q->c, q->pool, q->sql, PG_NO_PARAMS);
-	q->ended_at = ctx_now();
-	if (pg_rows_error(r))
-		q->error = *pg_rows_error(r);
-	pg_rows_close(r);
-}
-
-static void *query_main(void *arg)
-{
-	query_run(arg);
-	return NULL;
-}
-
-static query *query_start(const char *sql)
-{
-	query *q = calloc(1, sizeof(*q));
-	q->c = ctx_with_cancel(ctx_background());
-	q->pool = t->pool;
-	q->sql = sql;
-	cr_assert(pthread_create(&q->thread, NULL, query_main, q) == 0);
-	return q;
-}
-
-static void query_join(query *q)
-{
-	pthread_join(q->thread, NULL);
-	ctx_end(q->c);
-}
-
 /* ---- One query ---------------------------------------------------------------------------------------- */
 
 /* PostgreSQL's side is frozen while its backend is stopped: the caller must be free without its help. */
 Test(pg_cancel, frees_the_caller_at_once_with_the_cause)
 {
-	query *q = query_start("SELECT pg_sleep(60)");
+	test_query *q = test_query_start(t, "SELECT pg_sleep(60)");
 	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
 	int64_t end = ctx_now();
 	ctx_cancel_cause(q->c, &left);
-	query_join(q);
+	test_query_join(q);
 	cr_expect(q->ended_at - end < 100 * CTX_MILLISECOND * support_patience());
 	cr_expect(eq(str, (char *)kind_of(&q->error), "canceled"));
 	cr_expect(eq(ptr, (void *)q->error.cause, (void *)&left));
@@ -241,7 +198,7 @@ Test(pg_cancel, a_whole_answer_that_has_arrived_counts)
 /* Somebody else's pg_cancel_backend is an error of the server's, not a context's end. */
 Test(pg_cancel, a_cancel_that_is_not_ours_is_a_server_error)
 {
-	query *q = query_start("SELECT pg_sleep(60)");
+	test_query *q = test_query_start(t, "SELECT pg_sleep(60)");
 	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
 	char sql[160];
 	snprintf(sql, sizeof(sql),
@@ -249,7 +206,7 @@ Test(pg_cancel, a_cancel_that_is_not_ours_is_a_server_error)
 	         "state = 'active'",
 	         t->application);
 	free(activity_sql(t->watcher, sql));
-	query_join(q);
+	test_query_join(q);
 	cr_expect(eq(str, (char *)kind_of(&q->error), "server"));
 	cr_expect(eq(str, (char *)q->error.sqlstate, "57014"));
 	cr_expect_null(q->error.cause);
@@ -422,90 +379,6 @@ Test(pg_cancel, a_cancel_that_races_the_querys_end_hits_nobody_else)
 	cr_expect(eq(int, race.settling, t->settled), "on_settled answers each `settling`, once");
 	cr_expect(eq(u64, stats_of(t).settled_closed, 0));
 	cr_expect(le(u64, stats_of(t).connects, 2));
-}
-
-static void cancel_several(void *arg, int index)
-{
-	query **q = arg;
-	ctx_cancel(q[index]->c);
-}
-
-Test(pg_cancel, a_storm_frees_every_backend_and_keeps_every_connection)
-{
-	test_pool_close(t);
-	t = test_pool_open(32, NULL);
-	query *q[32];
-	for (int i = 0; i < 32; i++)
-		q[i] = query_start("SELECT pg_sleep(60)");
-	cr_assert(backends_become(t, "active", "%pg_sleep%", 32));
-	together(32, cancel_several, q);
-	cr_assert(backends_become(t, "active", NULL, 0));
-	for (int i = 0; i < 32; i++) {
-		query_join(q[i]);
-		cr_expect(eq(str, (char *)kind_of(&q[i]->error), "canceled"));
-		free(q[i]);
-	}
-	cr_assert(settled_become(t, 32));
-	cr_expect(eq(int, t->kept, 32));
-	cr_expect(eq(sz, stats_of(t).idle, 32));
-	cr_expect(eq(u64, stats_of(t).connects, 32));
-}
-
-/* An idle connection sends the request, rather than a link for which PostgreSQL would have to fork. */
-Test(pg_cancel, an_idle_connection_sends_the_cancels_of_the_others)
-{
-	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool),
-		*b = pg_conn_acquire(ctx_background(), t->pool);
-	pg_conn_release(a);
-	pg_conn_release(b);
-	query *q = query_start("SELECT pg_sleep(60)");
-	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
-	ctx_cancel(q->c);
-	query_join(q);
-	free(q);
-	cr_assert(settled_become(t, 1));
-	cr_expect(eq(int, t->kept, 1));
-	cr_expect(eq(u64, stats_of(t).cancel_batches, 1));
-	cr_expect(eq(u64, stats_of(t).cancels_sent, 1));
-	cr_expect(backends_become(t, NULL, "%pg_cancel_backend%", 1));
-	cr_expect(eq(sz, stats_of(t).idle, 2));
-}
-
-/* None is idle: the first goes on a link, and when its connection is clean it helps those who come after. */
-Test(pg_cancel, the_first_connection_that_has_settled_cancels_for_the_rest)
-{
-	test_pool_close(t);
-	t = test_pool_open(20, NULL);
-	query *q[20];
-	for (int i = 0; i < 20; i++)
-		q[i] = query_start("SELECT pg_sleep(60)");
-	cr_assert(backends_become(t, "active", "%pg_sleep%", 20));
-	together(20, cancel_several, q);
-	for (int i = 0; i < 20; i++) {
-		query_join(q[i]);
-		free(q[i]);
-	}
-	cr_assert(settled_become(t, 20));
-	cr_expect(eq(int, t->kept, 20));
-	cr_expect(ge(u64, stats_of(t).cancel_batches, 1));
-}
-
-/* A superuser's query may not be cancelled by a session that has taken another role: then links must do. */
-Test(pg_cancel, a_connection_that_may_not_cancel_is_no_obstacle)
-{
-	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool),
-		*b = pg_conn_acquire(ctx_background(), t->pool);
-	pg_rows_close(pg_exec(ctx_background(), b, "SET ROLE pg_monitor", PG_NO_PARAMS));
-	ctx_auto *c = ctx_with_timeout(ctx_background(), 50 * CTX_MILLISECOND);
-	pg_conn_release(b);
-	pg_rows *r = pg_exec(c, a, "SELECT pg_sleep(60)", PG_NO_PARAMS);
-	cr_expect(eq(str, (char *)kind_of(pg_rows_error(r)), "deadline"));
-	pg_rows_close(r);
-	cr_assert(settled_become(t, 1));
-	cr_expect(eq(int, t->kept, 1));
-	cr_expect(t->stop_ns < CTX_SECOND);
-	pg_conn_release(a);
-	cr_expect(eq(sz, stats_of(t).idle, 2));
 }
 
 /* ---- Out of memory ------------------------------------------------------------------------------------ */
