@@ -151,7 +151,7 @@ static void look_at(conn *c, uint64_t now)
 {
 	if (c->phase == CONN_SENDING)
 		look_at_progress(c, now);
-	else if (c->phase == CONN_IDLE)
+	else if (c->phase == CONN_IDLE || c->phase == CONN_GREETING)
 		hangup_watch_bytes(c);
 	if (now - c->since_ms < allowed_ms(c))
 		return;
@@ -166,6 +166,8 @@ static void tick(uv_timer_t *timer)
 	conn *next;
 	for (conn *c = w->conns; c; c = next) {
 		next = c->next;
+		if (c->protocol->tick)
+			c->protocol->tick(c, now);
 		look_at(c, now);
 	}
 	if (!w->conns)

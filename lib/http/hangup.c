@@ -19,6 +19,7 @@ static void on_event(uv_poll_t *watch, int status, int events);
 
 static int watch_for(conn *c, int events)
 {
+	events |= c->io;
 	int error = uv_poll_start(&c->watch, events, on_event);
 	errno = -error;
 	c->watching = events;
@@ -47,11 +48,14 @@ static void on_event(uv_poll_t *watch, int status, int events)
 	if (c->magic != CONN_MAGIC)
 		http_misuse("http", "a connection's memory was overwritten");
 	if (status == 0 && (events & UV_READABLE)) {
-		watch_for(c, UV_DISCONNECT);
+		if (!(c->io & UV_READABLE))
+			watch_for(c, UV_DISCONNECT);
 		c->protocol->bytes(c);
 		if (!c->open)
 			return;
 	}
+	if (status == 0 && (events & UV_WRITABLE) && c->protocol->room)
+		c->protocol->room(c);
 	bool error = status != 0 || (events & UV_PRIORITIZED); /* a status is libuv's way to say EPOLLERR */
 	if (error || ((events & UV_DISCONNECT) && !c->worker->server->options.half_close_is_waiting))
 		gone(c);
@@ -80,6 +84,14 @@ void hangup_watch_no_bytes(conn *c)
 {
 	if (c->watching & UV_READABLE)
 		watch_for(c, UV_DISCONNECT);
+}
+
+void hangup_watch_io(conn *c, int events)
+{
+	if (c->gone || c->io == events)
+		return;
+	c->io = events;
+	watch_for(c, c->half_closed ? UV_PRIORITIZED : UV_DISCONNECT);
 }
 
 static void watch_closed(uv_handle_t *handle)

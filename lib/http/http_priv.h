@@ -4,6 +4,7 @@
  *	server.c    accepts, owns the workers and the drain          listen.c: addresses
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
+ *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
  *	head.c      what its head says                               url.c: escapes, queries
  *	validate.c  what is no request                              trace.c: what it is called in logs
@@ -36,6 +37,7 @@
 typedef struct arena arena;
 typedef struct conn conn;
 typedef struct h1 h1;
+typedef struct h2 h2;
 typedef struct http_route http_route;
 typedef struct worker worker;
 
@@ -231,6 +233,8 @@ struct http_request {
 	bool suspended;   /* MHD has the connection on its list of suspended ones */
 	bool until_close; /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
 
+	struct h2_stream *stream; /* h2_stream.c's own */
+
 	http_request *next; /* on the worker's list of spare ones */
 	arena arena;
 	char memory[1536]; /* the arena's first piece */
@@ -278,10 +282,12 @@ enum { CONN_MAGIC = 0x636f6e6e };
 
 /* What a connection's protocol must react to. Each is called on the loop's own stack. */
 typedef struct protocol {
-	void (*bytes)(conn *c);      /* some have come: see hangup_watch_bytes */
+	void (*bytes)(conn *c);      /* some have come: see hangup_watch_bytes, hangup_watch_io */
+	void (*room)(conn *c);       /* some can be written: see hangup_watch_io. May be NULL */
 	void (*hangup)(conn *c);     /* the client has left: c->gone is set. Called once */
 	void (*half_close)(conn *c); /* it sends no more, but may wait: c->half_closed is set. Once at most */
 	void (*late)(conn *c);       /* the phase has lasted too long */
+	void (*tick)(conn *c, uint64_t now); /* every so often: see conn.c. May be NULL */
 	void (*drain)(conn *c); /* no more requests after those that have begun: close if there are none */
 } protocol;
 
@@ -307,11 +313,15 @@ struct conn {
 	bool unread;      /* its request is answered, and not read to its end: see linger.c */
 	bool half_closed; /* it sends no more: see half_close_is_waiting */
 	bool kicked;      /* we have shut the socket down */
+	bool marked;      /* server.c: it reports bytes only when there are more than it has seen */
 	enum conn_phase phase;
 	uint64_t since_ms; /* of uv_now: when it entered the phase, or was last seen to get on */
 	uint64_t taken;    /* by the client, of what was sent, at the last look */
 	uv_poll_t watch;
-	int watching;          /* the events asked for */
+	int watching;    /* the events asked for */
+	int io;          /* of these, the ones asked for until further notice */
+	size_t handlers; /* of its requests, that have not returned */
+	h2 *h2;
 	http_request *request; /* h1: the one that has begun and is not over */
 	conn *next_ending;     /* h1: on its list of those to be closed */
 	bool ending;
@@ -353,9 +363,10 @@ void trace_answer(http_request *request); /* adds them to the response */
 
 /* ---- hangup.c ---------------------------------------------------------------------------------------- */
 
-int hangup_watch(conn *c);           /* for the client's leaving. 0, or -1 with errno */
-void hangup_watch_bytes(conn *c);    /* also for bytes, once */
-void hangup_watch_no_bytes(conn *c); /* any more */
+int hangup_watch(conn *c);                 /* for the client's leaving. 0, or -1 with errno */
+void hangup_watch_bytes(conn *c);          /* also for bytes, once */
+void hangup_watch_no_bytes(conn *c);       /* any more */
+void hangup_watch_io(conn *c, int events); /* UV_READABLE, UV_WRITABLE, each time */
 void hangup_unwatch(conn *c);
 
 /* ---- linger.c ---------------------------------------------------------------------------------------- */
@@ -375,6 +386,14 @@ void h1_adopt(h1 *h, conn *c);
 /* When no connection is left: closes the handles, and frees what it has when libuv lets it. */
 void h1_stop(h1 *h);
 
+/* ---- h2.c -------------------------------------------------------------------------------------------- */
+
+/* HTTP/2 on a worker's loop, before it runs; and when no connection is left. */
+void h2_start(worker *w);
+void h2_stop(worker *w);
+/* Takes over a connection, of which nothing was read, and its reference. False: out of memory, it is the caller's. */
+bool h2_adopt(conn *c);
+
 /* ---- server.c ---------------------------------------------------------------------------------------- */
 
 /* One worker's watch of one listener. */
@@ -389,6 +408,8 @@ struct worker {
 	pthread_t thread;
 	loop *loop;
 	h1 *h1;
+	loop_turn h2_turn; /* h2.c */
+	h2 *h2_busy;
 	ctx *base; /* parent of its requests' contexts */
 	acceptor *acceptors;
 	uv_timer_t accept_again; /* after the process ran out of file descriptors */

@@ -197,6 +197,7 @@ static void handler_returned(http_request *request)
 {
 	http_response *response = &request->response;
 	request->running = false;
+	request->conn->handlers--;
 	if (!request->cause)
 		request->cause = ctx_cause(request->ctx);
 	ctx_cancel_cause(request->root, &HTTP_REQUEST_FINISHED);
@@ -229,18 +230,21 @@ void request_run(http_request *request)
 	}
 	request->running = true;
 	request->references++;
+	request->conn->handlers++;
 	if (loop_start(request->conn->worker->loop, run_handler, request) >= 0)
 		return;
 	request->running = false;
 	request->references--;
+	request->conn->handlers--;
 	request_refuse(request, 503, NULL);
 	request_answer(request);
 }
 
 void request_cancel(http_request *request, const ctx_error *cause)
 {
+	const ctx_error *earlier = ctx_cause(request->root);
 	if (!request->cause && !request->running)
-		request->cause = cause;
+		request->cause = earlier && earlier != &HTTP_REQUEST_FINISHED ? earlier : cause;
 	ctx_cancel_cause(request->root, cause);
 }
 

@@ -146,17 +146,44 @@ static void close_greeting(conn *c)
 	conn_unref(c);
 }
 
+/* What an HTTP/2 connection begins with; HTTP/1.1 must not have a method of that name (RFC 9113, 3.4). */
+static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+enum { PREFACE_SIZE = sizeof(preface) - 1 };
+
+/*
+ * Looks again when there are more than so many bytes: without the mark epoll would report the same ones again and
+ * again. A unix socket does not heed it, and is looked at again at the next tick (see conn.c).
+ */
+static void greet_past(conn *c, int bytes)
+{
+	int mark = bytes + 1;
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark));
+	c->marked = true;
+	if (c->tcp)
+		hangup_watch_bytes(c);
+}
+
 /* The first bytes tell the protocol. They are left in the kernel for it. */
 static void greet(conn *c)
 {
-	char first;
-	ssize_t got = recv(c->fd, &first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
-	if (got > 0)
-		h1_adopt(c->worker->h1, c);
-	else if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+	char first[PREFACE_SIZE];
+	ssize_t got = recv(c->fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
+	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
 		hangup_watch_bytes(c);
-	else
+		return;
+	}
+	bool is_preface = got > 0 && memcmp(first, preface, (size_t)got) == 0;
+	if (is_preface && got < PREFACE_SIZE && !c->half_closed) {
+		greet_past(c, (int)got);
+		return;
+	}
+	if (c->marked)
+		setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &(int){1}, sizeof(int));
+	if (got <= 0 || (is_preface && !h2_adopt(c)))
 		close_greeting(c);
+	else if (!is_preface)
+		h1_adopt(c->worker->h1, c);
 }
 
 /* What has arrived is served still. */
@@ -319,6 +346,7 @@ static void close_handles(worker *w)
 {
 	close_acceptors(w);
 	uv_close((uv_handle_t *)&w->ticks, NULL);
+	h2_stop(w);
 	h1_stop(w->h1);
 	w->h1 = NULL;
 	linger_stop(w);
@@ -354,6 +382,7 @@ static int worker_init(worker *w, http_server *server, ctx *base)
 	}
 	start_accepting(w);
 	w->accepting = true;
+	h2_start(w);
 	loop_exit_add(w->loop, &w->on_exit);
 	return 0;
 }

@@ -1,0 +1,120 @@
+/*
+ * What a client may cost us over HTTP/2: in time, and for nothing.
+ *
+ * A stream has the times of an HTTP/1.1 request: for its head, for its body, for the client to let some of the
+ * answer go. What is different is that the client can hold an answer up not only by its socket but by its
+ * flow-control windows.
+ *
+ * And a client can keep us busy at little cost to itself: it resets requests as soon as they have begun
+ * (CVE-2023-44487), or has us reset them by breaking the rules within its streams (CVE-2025-8671); it sends
+ * frames that carry nothing (CVE-2019-9512, -9515, -9518, CVE-2024-27316), or opens the window byte by byte
+ * (CVE-2019-9511). Of both there is a budget that refills with time and with honest work. Past it the
+ * connection ends with ENHANCE_YOUR_CALM, which cancels all that it has begun.
+ */
+#include "h2_priv.h"
+
+enum {
+	RESETS = 2 * STREAMS_MAX, /* a page that is left, twice */
+	RESETS_PER_SECOND = 20,
+	OVERHEADS = 1000,
+	OVERHEADS_PER_SECOND = 200,
+	PROGRESS_WORTH = 2, /* frames of the client's that a DATA frame of ours may be answered with */
+};
+
+/* ---- Budgets ----------------------------------------------------------------------------------------- */
+
+static void budget_init(budget *b, int most, unsigned per_second, uint64_t now)
+{
+	*b = (budget){.left = most * 1000LL, .most = most * 1000LL, .per_second = per_second, .at_ms = now};
+}
+
+static void budget_earn(budget *b, int64_t thousandths)
+{
+	b->left += thousandths;
+	if (b->left > b->most)
+		b->left = b->most;
+}
+
+/* Past the budget it is calm_down. */
+static void spend(h2 *h, budget *b)
+{
+	uint64_t now = h2_now(h);
+	budget_earn(b, (int64_t)(now - b->at_ms) * b->per_second);
+	b->at_ms = now;
+	b->left -= 1000;
+	if (b->left < 0)
+		h2_terminate(h, NGHTTP2_ENHANCE_YOUR_CALM);
+}
+
+void h2_limits_init(h2 *h)
+{
+	uint64_t now = h2_now(h);
+	budget_init(&h->resets, RESETS, RESETS_PER_SECOND, now);
+	budget_init(&h->overheads, OVERHEADS, OVERHEADS_PER_SECOND, now);
+}
+
+void h2_limit_frame(h2 *h, const nghttp2_frame_hd *frame)
+{
+	bool begins = frame->type == NGHTTP2_HEADERS && frame->stream_id > h->newest;
+	if (begins)
+		h->newest = frame->stream_id;
+	else if (frame->type != NGHTTP2_DATA)
+		spend(h, &h->overheads);
+}
+
+void h2_limit_data(h2 *h, const nghttp2_frame *frame)
+{
+	if (frame->hd.length == frame->data.padlen && !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+		spend(h, &h->overheads);
+}
+
+void h2_limit_progress(h2 *h)
+{
+	budget_earn(&h->overheads, PROGRESS_WORTH * 1000);
+}
+
+void h2_limit_end(h2 *h, bool finished)
+{
+	if (finished)
+		budget_earn(&h->resets, 1000);
+	else
+		spend(h, &h->resets);
+}
+
+/* ---- Times ------------------------------------------------------------------------------------------- */
+
+/* Whether the answer would go on if only the client opened a window. */
+static bool is_held_up(const h2_stream *s)
+{
+	const http_response *response = &s->request->response;
+	nghttp2_session *session = s->h2->session;
+	bool has_more = response->pulled < response->body_size;
+	return has_more && !s->h2->waiting &&
+	       (nghttp2_session_get_stream_remote_window_size(session, s->id) <= 0 ||
+	        nghttp2_session_get_remote_window_size(session) <= 0);
+}
+
+static void look_at(h2_stream *s, uint64_t now)
+{
+	const http_server_options *options = &s->h2->conn->worker->server->options;
+	uint64_t lasted = now - s->since_ms;
+	if (!s->request->begun) {
+		/* Nothing else can come in between a head's frames: all of the connection stands still. */
+		if (lasted >= (uint64_t)(options->header_timeout / CTX_MILLISECOND))
+			h2_terminate(s->h2, NGHTTP2_ENHANCE_YOUR_CALM);
+	} else if (s->receiving && !s->answered) {
+		if (lasted >= (uint64_t)(options->body_timeout / CTX_MILLISECOND))
+			h2_stream_refuse(s, 408);
+	} else if (s->answered && is_held_up(s)) {
+		if (lasted >= (uint64_t)(options->write_timeout / CTX_MILLISECOND))
+			h2_stream_reset(s, NGHTTP2_CANCEL);
+	} else if (s->answered) {
+		s->since_ms = now;
+	}
+}
+
+void h2_limit_times(h2 *h, uint64_t now)
+{
+	for (h2_stream *s = h->streams; s; s = s->next)
+		look_at(s, now);
+}

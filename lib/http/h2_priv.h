@@ -1,0 +1,114 @@
+/*
+ * What the files of HTTP/2 share:
+ *
+ *	h2.c         a connection: its socket, its turns, its end
+ *	h2_stream.c  a stream: the request it carries, and the answer
+ *	h2_limits.c  what a client may cost us, in time and for nothing
+ */
+#ifndef TETHER_HTTP_H2_PRIV_H
+#define TETHER_HTTP_H2_PRIV_H
+
+#include <nghttp2/nghttp2.h>
+
+#include "http_priv.h"
+
+typedef struct h2_stream h2_stream;
+
+enum {
+	STREAMS_MAX = 100,       /* at once, of a connection */
+	H2_HEAD_MAX = 16 * 1024, /* bytes of a request's fields, counted as in RFC 9113, 6.5.2 */
+};
+
+/* So many at once, and so many more each second. In thousandths, that is, a millisecond brings per_second of them. */
+typedef struct budget {
+	int64_t left, most;
+	unsigned per_second;
+	uint64_t at_ms;
+} budget;
+
+/* In memory of its request's. */
+struct h2_stream {
+	http_request *request;
+	h2 *h2;
+	int32_t id;
+	h2_stream *next,
+		*previous; /* of the connection's, until nghttp2 has closed it; then `next` of the finished */
+	size_t head_size;  /* of its fields, trailers too, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+	unsigned field_count;
+	bool receiving; /* the client has not ended its side */
+	bool answered;  /* the answer's head is nghttp2's */
+	bool end_sent;  /* and its end has left nghttp2 */
+	bool ours;      /* we reset it, for no fault of the client's */
+	uint64_t
+		since_ms; /* of uv_now: when it entered what it is in: head, body, an answer that cannot move */
+};
+
+enum h2_end {
+	H2_OPEN,
+	H2_ENDING, /* GOAWAY is said, but what is under way already counts still (RFC 9113, 6.8) */
+	H2_ENDED,  /* and which stream is the last */
+};
+
+struct h2 {
+	conn *conn;
+	nghttp2_session *session;
+	h2_stream *streams;
+	h2_stream *finished;      /* answered to their end, with their last bytes not yet in the kernel */
+	size_t bodies;            /* bytes of the streams' request bodies */
+	budget resets, overheads; /* h2_limits.c */
+	enum h2_end end;
+	uint64_t ending_ms; /* of uv_now: when its end was announced */
+	int32_t newest;     /* the highest number of a stream seen */
+	bool greeted;       /* the client's SETTINGS have come */
+	bool eof;           /* it sends no more */
+	bool terminated;    /* GOAWAY with an error is the last to be said */
+	bool dead;          /* to be closed, with nothing said */
+	char *waiting;      /* malloc'd: what the socket did not take */
+	size_t waiting_size, waiting_sent;
+	h2 *next_busy; /* on the worker's list of those with something to say */
+	bool busy;
+};
+
+/* ---- h2.c -------------------------------------------------------------------------------------------- */
+
+/* It may have something to say, or is to be closed: looked at once more in this turn. */
+void h2_touch(h2 *h);
+
+uint64_t h2_now(const h2 *h);
+
+/* GOAWAY with that reason; all streams end with the connection. */
+void h2_terminate(h2 *h, uint32_t reason);
+
+/* The client has answered the PING sent with the first GOAWAY. */
+void h2_pong(h2 *h);
+
+/* ---- h2_stream.c ------------------------------------------------------------------------------------- */
+
+/* Answers with a problem, whatever of the request has come. */
+void h2_stream_refuse(h2_stream *s, int status);
+/* RST_STREAM for no fault of the client's. */
+void h2_stream_reset(h2_stream *s, uint32_t reason);
+
+void h2_stream_callbacks(nghttp2_session_callbacks *callbacks);
+
+/* The bytes of those finished are in the kernel, or never will be. */
+void h2_streams_finish(h2 *h, bool sent);
+/* The connection's end: all that are left are cancelled. */
+void h2_streams_drop(h2 *h);
+
+/* ---- h2_limits.c ------------------------------------------------------------------------------------- */
+
+void h2_limits_init(h2 *h);
+
+/* A frame's head has come, or with DATA its whole. */
+void h2_limit_frame(h2 *h, const nghttp2_frame_hd *frame);
+void h2_limit_data(h2 *h, const nghttp2_frame *frame);
+/* A DATA frame went out as large as the answer would have it: it may be worth two WINDOW_UPDATEs. */
+void h2_limit_progress(h2 *h);
+/* A stream has ended: in good order, or cut short by the client. */
+void h2_limit_end(h2 *h, bool finished);
+
+/* Looks at each stream's time. */
+void h2_limit_times(h2 *h, uint64_t now);
+
+#endif

@@ -1,0 +1,516 @@
+/*
+ * HTTP/2 streams: each is a request, from nghttp2's callbacks to the handler and back.
+ *
+ *	          the head is whole        END_STREAM             the handler          its END_STREAM is sent
+ *	 HEADERS ────────────────► receiving ────────► running ────────────► answered ───────────────┐
+ *	    │                          │  refused         │                     │  ▲                 ▼
+ *	    │                          └──────────────────┼─────────────────────┼──┘    on_stream_close, finished
+ *	    │                          │                  │                     │
+ *	    └──────────────────────────┴──── RST_STREAM, by either side ────────┴────► on_stream_close, cut: cancelled
+ *
+ * - A stream is nghttp2's user data until on_stream_close. What was finished is kept on a list of its own until
+ *   its last bytes are the kernel's: only then was the answer sent.
+ * - A handler may outlive its stream for a while. conn->handlers counts all of them, and past HANDLERS_MAX no
+ *   new streams are taken.
+ */
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include "h2_priv.h"
+
+enum {
+	HANDLERS_MAX = 2 * STREAMS_MAX,
+	FIELDS_MAX = 100,
+	TARGET_MAX = 8000, /* RFC 9110, 4.1 */
+	HEAD_ABUSE = 4,  /* times the limit, past which it is no mistake: HPACK can make much of few bytes */
+	BODIES_MAX = 8,  /* times the limit of one body, for all streams of a connection */
+	FIELD_COST = 32, /* RFC 9113, 6.5.2 */
+	TINY_WINDOW = 256, /* bytes: what the client lets us send at once if it wants to keep us busy */
+};
+
+static h2_stream *stream_of(nghttp2_session *session, int32_t id)
+{
+	h2_stream *s = nghttp2_session_get_stream_user_data(session, id);
+	if (s && s->request->magic != REQUEST_MAGIC)
+		http_misuse("http", "a request's memory was overwritten");
+	return s;
+}
+
+void h2_stream_reset(h2_stream *s, uint32_t reason)
+{
+	s->ours = true;
+	s->since_ms = h2_now(s->h2);
+	s->h2->dead |= nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, reason) != 0;
+	h2_touch(s->h2);
+}
+
+/* ---- Answering --------------------------------------------------------------------------------------- */
+
+static ssize_t pull_whole(http_response *response, uint8_t *data, size_t size)
+{
+	size_t left = response->body_size - response->pulled;
+	if (size > left)
+		size = left;
+	memcpy(data, response->body + response->pulled, size);
+	response->pulled += size;
+	return (ssize_t)size;
+}
+
+static bool is_pulled(const http_response *response)
+{
+	bool complete = !response->streaming || (response->ended && !response->failed);
+	return complete && response->pulled == response->body_size;
+}
+
+/* nghttp2 asks for what goes into a DATA frame, as much as the windows allow. */
+static ssize_t pull(nghttp2_session *session, int32_t id, uint8_t *data, size_t size, uint32_t *flags,
+                    nghttp2_data_source *source, void *arg)
+{
+	h2_stream *s = stream_of(session, id);
+	(void)source, (void)arg;
+	if (!s)
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	http_response *response = &s->request->response;
+	ssize_t pulled = response->streaming ? response_pull(response, (char *)data, size)
+	                                     : pull_whole(response, data, size);
+	if (pulled == PULL_FAILED) {
+		s->ours = true;
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* RST_STREAM with INTERNAL_ERROR */
+	}
+	if (is_pulled(response))
+		*flags |= NGHTTP2_DATA_FLAG_EOF;
+	else if (pulled == PULL_LATER)
+		return NGHTTP2_ERR_DEFERRED;
+	s->since_ms = h2_now(s->h2);
+	if (size > TINY_WINDOW || is_pulled(response))
+		h2_limit_progress(s->h2);
+	return pulled == PULL_END ? 0 : pulled;
+}
+
+static nghttp2_nv pair(const char *name, const char *value)
+{
+	return (nghttp2_nv){
+		.name = (uint8_t *)(uintptr_t)name,
+		.value = (uint8_t *)(uintptr_t)value,
+		.namelen = strlen(name),
+		.valuelen = strlen(value),
+	};
+}
+
+/* Field names are in lower case here. NULL: out of memory. */
+static const char *lower(arena *a, const char *name)
+{
+	char *copy = arena_copy(a, name, strlen(name));
+	for (char *c = copy; c && *c; c++)
+		if (*c >= 'A' && *c <= 'Z')
+			*c = (char)(*c + 'a' - 'A');
+	return copy;
+}
+
+static bool may_have_body(const http_response *response)
+{
+	return response->status != 204 && response->status != 304;
+}
+
+/* The head's fields, in the request's arena. NULL: out of memory. */
+static nghttp2_nv *make_fields(http_request *request, size_t *count)
+{
+	enum { OWN_FIELDS = 3, STATUS_SIZE = 16, DATE_SIZE = 40, LENGTH_SIZE = 24 };
+	const http_response *response = &request->response;
+	arena *a = &request->arena;
+	size_t most = OWN_FIELDS;
+	for (const http_pair *field = response->fields; field; field = field->next)
+		most++;
+	nghttp2_nv *fields = arena_alloc(a, most * sizeof(*fields));
+	char *own = arena_alloc(a, STATUS_SIZE + DATE_SIZE + LENGTH_SIZE);
+	if (!fields || !own)
+		return NULL;
+	char *status = own, *date = own + STATUS_SIZE, *length = date + DATE_SIZE;
+	struct tm tm;
+	time_t now = time(NULL);
+	snprintf(status, STATUS_SIZE, "%d", response->status);
+	strftime(date, DATE_SIZE, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+	snprintf(length, LENGTH_SIZE, "%zu", response->body_size);
+	nghttp2_nv *next = fields;
+	*next++ = pair(":status", status);
+	*next++ = pair("date", date);
+	if (!response->streaming && may_have_body(response))
+		*next++ = pair("content-length", length);
+	for (const http_pair *field = response->fields; field; field = field->next) {
+		const char *name = lower(a, field->name);
+		if (!name)
+			return NULL;
+		*next++ = pair(name, field->value);
+	}
+	*count = (size_t)(next - fields);
+	return fields;
+}
+
+static bool submit(h2_stream *s)
+{
+	http_request *request = s->request;
+	const http_response *response = &request->response;
+	size_t count = 0;
+	const nghttp2_nv *fields = make_fields(request, &count);
+	bool body = strcmp(request->method, "HEAD") != 0 && may_have_body(response) &&
+	            (response->streaming || response->body_size > 0);
+	nghttp2_data_provider provider = {.read_callback = pull};
+	return fields &&
+	       nghttp2_submit_response(s->h2->session, s->id, fields, count, body ? &provider : NULL) == 0;
+}
+
+/* From the handler's fiber, or from within one of nghttp2's callbacks. */
+static void answer(http_request *request)
+{
+	h2_stream *s = request->stream;
+	s->answered = true;
+	s->since_ms = h2_now(s->h2);
+	if (!submit(s))
+		h2_stream_reset(s, NGHTTP2_INTERNAL_ERROR);
+	h2_touch(s->h2);
+}
+
+static void wake(http_request *request)
+{
+	h2_stream *s = request->stream;
+	nghttp2_session_resume_data(s->h2->session, s->id);
+	h2_touch(s->h2);
+}
+
+static const transport h2_transport = {.answer = answer, .wake = wake};
+
+void h2_stream_refuse(h2_stream *s, int status)
+{
+	request_refuse(s->request, status, NULL);
+	if (!s->answered)
+		request_answer(s->request);
+}
+
+/* ---- Streams ----------------------------------------------------------------------------------------- */
+
+static h2_stream *stream_new(h2 *h, int32_t id)
+{
+	http_request *request = request_new(h->conn, &h2_transport, "");
+	h2_stream *s = request ? arena_alloc(&request->arena, sizeof(*s)) : NULL;
+	if (!s) {
+		if (request)
+			request_unref(request);
+		return NULL;
+	}
+	*s = (h2_stream){.request = request, .h2 = h, .id = id, .receiving = true, .since_ms = h2_now(h)};
+	request->stream = s;
+	s->next = h->streams;
+	if (s->next)
+		s->next->previous = s;
+	h->streams = s;
+	return s;
+}
+
+static void unlink_stream(h2_stream *s)
+{
+	h2 *h = s->h2;
+	if (s->next)
+		s->next->previous = s->previous;
+	if (s->previous)
+		s->previous->next = s->next;
+	else
+		h->streams = s->next;
+	h->bodies -= s->request->body_size;
+}
+
+/* Gives a request up whose answer has not been sent. */
+static void drop(h2_stream *s, const ctx_error *cause)
+{
+	request_cancel(s->request, cause);
+	request_detach(s->request, false);
+}
+
+void h2_streams_finish(h2 *h, bool sent)
+{
+	h2_stream *next;
+	for (h2_stream *s = h->finished; s; s = next) {
+		next = s->next;
+		if (sent)
+			request_detach(s->request, true);
+		else
+			drop(s, &HTTP_CLIENT_DISCONNECTED);
+	}
+	h->finished = NULL;
+}
+
+void h2_streams_drop(h2 *h)
+{
+	while (h->streams) {
+		h2_stream *s = h->streams;
+		nghttp2_session_set_stream_user_data(h->session, s->id, NULL);
+		unlink_stream(s);
+		drop(s, &HTTP_CLIENT_DISCONNECTED);
+	}
+}
+
+static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t reason, void *arg)
+{
+	h2 *h = arg;
+	h2_stream *s = stream_of(session, id);
+	(void)reason;
+	if (!s)
+		return 0;
+	nghttp2_session_set_stream_user_data(session, id, NULL);
+	unlink_stream(s);
+	if (!s->ours)
+		h2_limit_end(h, s->end_sent);
+	if (s->end_sent) {
+		s->next = h->finished;
+		h->finished = s;
+	} else {
+		drop(s, &HTTP_STREAM_RESET);
+	}
+	h2_touch(h);
+	return 0;
+}
+
+/* ---- The head ---------------------------------------------------------------------------------------- */
+
+static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
+{
+	h2 *h = arg;
+	int32_t id = frame->hd.stream_id;
+	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+		return 0;
+	h2_stream *s = h->conn->handlers < HANDLERS_MAX ? stream_new(h, id) : NULL;
+	if (!s) /* the client may send it again: nothing was done (RFC 9113, 8.7) */
+		return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_REFUSED_STREAM);
+	nghttp2_session_set_stream_user_data(session, id, s);
+	return 0;
+}
+
+/* :authority is Host by another name: a client may send both, if they say the same. */
+static bool is_repeated_host(const http_request *request, const char *name, const char *value)
+{
+	const char *host = http_header(request, "host");
+	return host && strcmp(name, "host") == 0 && strcasecmp(value, host) == 0;
+}
+
+/* False: out of memory. nghttp2 sees to it that no pseudo-field is there twice, or late. */
+static bool take_field(http_request *request, const char *name, size_t name_size, const char *value,
+                       size_t size)
+{
+	arena *a = &request->arena;
+	if (strcmp(name, ":method") == 0)
+		return (request->method = arena_copy(a, value, size)) != NULL;
+	if (strcmp(name, ":path") == 0) {
+		if (size > TARGET_MAX)
+			request_refuse(request, 414, NULL);
+		return (request->target = arena_copy(a, value, size)) != NULL;
+	}
+	if (strcmp(name, ":scheme") == 0 && strcasecmp(value, "http") != 0 && strcasecmp(value, "https") != 0)
+		request_refuse(request, 400, "The scheme is neither http nor https.");
+	if (strcmp(name, ":authority") == 0)
+		return request_add_field(request, "host", 4, value, size);
+	if (name[0] == ':' || is_repeated_host(request, name, value))
+		return true;
+	return request_add_field(request, name, name_size, value, size);
+}
+
+/* Of a trailer too, which is counted and then dropped, as nobody may depend on it (RFC 9110, 6.5.1). */
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags, void *arg)
+{
+	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	(void)flags;
+	if (!s)
+		return 0;
+	s->head_size += name_size + value_size + FIELD_COST;
+	s->field_count++;
+	if (s->head_size > HEAD_ABUSE * H2_HEAD_MAX) {
+		h2_terminate(arg, NGHTTP2_ENHANCE_YOUR_CALM);
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	}
+	if (s->request->begun)
+		return 0;
+	if (s->field_count > FIELDS_MAX || s->head_size > H2_HEAD_MAX) {
+		request_refuse(s->request, 431, NULL);
+		return 0;
+	}
+	bool taken = take_field(s->request, (const char *)name, name_size, (const char *)value, value_size);
+	return taken ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
+/* Left to itself nghttp2 would take no notice of the field. It makes the request malformed (RFC 9113, 8.2.1). */
+static int on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2_rcbuf *name,
+                             nghttp2_rcbuf *value, uint8_t flags, void *arg)
+{
+	(void)session, (void)frame, (void)name, (void)value, (void)flags, (void)arg;
+	return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
+/*
+ * A cookie may come in pieces, so as to compress better; handlers see one field (RFC 9113, 8.2.3). False: out of
+ * memory.
+ */
+static bool join_cookies(http_request *request)
+{
+	size_t size = 0, count = 0;
+	for (const http_pair *field = request->fields; field; field = field->next)
+		if (strcmp(field->name, "cookie") == 0)
+			size += strlen(field->value) + 2, count++;
+	if (count < 2)
+		return true;
+	char *joined = arena_alloc(&request->arena, size + 1), *end = joined;
+	if (!joined)
+		return false;
+	http_pair **at = &request->fields;
+	while (*at) {
+		http_pair *field = *at;
+		if (strcmp(field->name, "cookie") != 0) {
+			at = &field->next;
+			continue;
+		}
+		end += sprintf(end, "%s%s", end == joined ? "" : "; ", field->value);
+		field->value = joined;
+		if (--count == 0)
+			at = &field->next; /* the last of them stays and has all */
+		else
+			*at = field->next;
+	}
+	request->fields_end = at;
+	return true;
+}
+
+/* ---- The body ---------------------------------------------------------------------------------------- */
+
+/* The client has said all it will. */
+static void request_ended(h2_stream *s)
+{
+	s->receiving = false;
+	if (!s->answered)
+		request_run(s->request);
+}
+
+static void check_length(http_request *request)
+{
+	const char *length = http_header(request, "content-length");
+	if (length && strtoull(length, NULL, 10) > request->conn->worker->server->options.body_size)
+		request_refuse(request, 413, NULL);
+}
+
+static int head_is_whole(h2_stream *s, bool ended)
+{
+	http_request *request = s->request;
+	if (!join_cookies(request) || !request_begin(request, request->method, HTTP_2)) {
+		h2_stream_reset(s, NGHTTP2_INTERNAL_ERROR);
+		return 0;
+	}
+	s->since_ms = h2_now(s->h2);
+	check_length(request);
+	if (ended) {
+		request_ended(s);
+	} else if (request->refused) {
+		request_answer(request); /* the body need not come: see stop_upload */
+	} else if (http_header(request, "expect")) {
+		nghttp2_nv go_on = pair(":status", "100");
+		return nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1,
+		                              NULL);
+	}
+	return 0;
+}
+
+static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size,
+                   void *arg)
+{
+	h2 *h = arg;
+	h2_stream *s = stream_of(session, id);
+	(void)flags;
+	if (!s || s->answered || s->request->refused)
+		return nghttp2_session_consume_connection(session, size);
+	http_request *request = s->request;
+	if (size > BODIES_MAX * h->conn->worker->server->options.body_size - h->bodies)
+		request_refuse(request, 503, NULL);
+	size_t before = request->body_size;
+	request_body(request, (const char *)data, size);
+	h->bodies += request->body_size - before;
+	if (request->refused)
+		request_answer(request);
+	return nghttp2_session_consume(session, id, size);
+}
+
+/* ---- Frames ------------------------------------------------------------------------------------------ */
+
+static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *frame, void *arg)
+{
+	(void)session;
+	h2_limit_frame(arg, frame);
+	return 0;
+}
+
+static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
+{
+	h2 *h = arg;
+	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	bool ended = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
+	switch (frame->hd.type) {
+	case NGHTTP2_SETTINGS:
+		h->greeted = true;
+		break;
+	case NGHTTP2_PING:
+		if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+			h2_pong(h);
+		break;
+	case NGHTTP2_HEADERS:
+		if (s && !s->request->begun)
+			return head_is_whole(s, ended);
+		if (s && ended)
+			request_ended(s); /* behind trailers */
+		break;
+	case NGHTTP2_DATA:
+		h2_limit_data(h, frame);
+		if (s && ended)
+			request_ended(s);
+		break;
+	default:
+		break;
+	}
+	return 0;
+}
+
+/* Streams that nghttp2 refuses by itself, past the number allowed, cost us as much as those that are reset. */
+static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *arg)
+{
+	(void)error;
+	if (!stream_of(session, frame->hd.stream_id))
+		h2_limit_end(arg, false);
+	return 0;
+}
+
+/* An answer that is through before the body has come: the rest of that need not be sent (RFC 9113, 8.1). */
+static void stop_upload(h2_stream *s)
+{
+	if (s->receiving)
+		h2_stream_reset(s, NGHTTP2_NO_ERROR);
+}
+
+static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
+{
+	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	bool carries = frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS;
+	(void)arg;
+	if (s && carries && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
+		s->end_sent = true;
+		stop_upload(s);
+	}
+	return 0;
+}
+
+void h2_stream_callbacks(nghttp2_session_callbacks *callbacks)
+{
+	nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
+	nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
+	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+	nghttp2_session_callbacks_set_on_invalid_header_callback2(callbacks, on_invalid_header);
+	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
+	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+	nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
+	nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent);
+	nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+}
