@@ -38,8 +38,13 @@ conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol
 	c->protocol = p;
 	c->fd = fd;
 	c->tcp = address->sa_family != AF_UNIX;
-	address_text(address, c->peer, sizeof(c->peer));
+	if (!conn_context(c, address)) {
+		free(c);
+		return NULL;
+	}
 	if (hangup_watch(c) != 0) {
+		conn_context_end(c, &HTTP_CONNECTION_CLOSED);
+		conn_context_release(c);
 		free(c);
 		return NULL;
 	}
@@ -65,6 +70,7 @@ void conn_unref(conn *c)
 	if (--c->references > 0)
 		return;
 	c->magic = 0;
+	conn_context_release(c);
 	free(c);
 }
 
@@ -76,6 +82,7 @@ void conn_closing(conn *c)
 	c->open = false;
 	c->kicked = true; /* the descriptor is no longer ours */
 	hangup_unwatch(c);
+	conn_context_end(c, c->gone ? &HTTP_CLIENT_DISCONNECTED : &HTTP_CONNECTION_CLOSED);
 	if (c->next)
 		c->next->previous = c->previous;
 	if (c->previous)

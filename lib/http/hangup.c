@@ -40,6 +40,7 @@ static void gone(conn *c)
 	c->watching = 0;
 	c->gone = true;
 	c->protocol->hangup(c);
+	conn_context_end(c, &HTTP_CLIENT_DISCONNECTED);
 }
 
 static void on_event(uv_poll_t *watch, int status, int events)

@@ -36,7 +36,9 @@ typedef struct http_response http_response;
 extern const ctx_error HTTP_CLIENT_DISCONNECTED; /* the connection closed, was reset, half-closed, or died */
 extern const ctx_error HTTP_STREAM_RESET;        /* HTTP/2: RST_STREAM for this request alone */
 extern const ctx_error HTTP_SERVER_SHUTDOWN;     /* the drain timeout passed, or http_server_abort */
-extern const ctx_error HTTP_REQUEST_FINISHED;    /* the handler has returned, in good order */
+extern const ctx_error
+	HTTP_CONNECTION_CLOSED; /* of a connection's own context: it has ended, by neither of these */
+extern const ctx_error HTTP_REQUEST_FINISHED; /* the handler has returned, in good order */
 
 /* ---- The server ------------------------------------------------------------------------------------- */
 
@@ -62,6 +64,13 @@ typedef struct http_server_options {
 	int64_t drain_timeout;   /* what requests in flight get once http_serve's context is done; 0: 10 s */
 	bool traces;             /* each request has an X-Request-Id and a traceparent, and its answer too */
 	bool half_close_is_waiting; /* a client that has shut down its sending side still wants its answer */
+	/*
+	 * Called on the worker's loop when a connection has been accepted, with its context: a child of the server's
+	 * that ends when the connection does, and knows its two addresses (http_info_of). Must not block. Returns
+	 * the parent of its requests' contexts: the very context given, or one derived from it, whose reference
+	 * becomes the server's; NULL: the connection is closed at once. NULL: not called. Go: Server.ConnContext.
+	 */
+	ctx *(*on_connection)(ctx *connection, void *data);
 	/*
 	 * Called on the worker's loop when a request's head has been read, before its handler: must not block.
 	 * May attach values with http_request_set. false: the request is answered 503. NULL: not called.
@@ -93,7 +102,8 @@ int http_handle(http_server *server, const char *pattern, http_handler *handler,
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size);
 
 /*
- * Serves until c is done, then drains: stops accepting, closes idle connections, lets requests in flight
+ * Serves under c, whose values all contexts of connections and requests have (Go: Server.BaseContext). Until c is
+ * done; then drains: stops accepting, closes idle connections, lets requests in flight
  * finish, and after the drain timeout cancels the rest with HTTP_SERVER_SHUTDOWN and waits for their handlers.
  * Blocks the calling thread, which must not run a loop; starts the workers and has joined them when it
  * returns. Once per server. 0, or -1 with errno when it could not start (nothing was served).
@@ -128,6 +138,7 @@ const char *http_request_path(const http_request *request);   /* percent-decoded
 const char *http_request_target(const http_request *request); /* path and query as sent */
 const char *http_request_route(const http_request *request);  /* the pattern that matched, or NULL */
 const char *http_request_peer(const http_request *request);   /* "127.0.0.1:51234", "unix" */
+const char *http_request_local(const http_request *request);  /* the address it came to, likewise */
 
 /*
  * Its names in logs, here and elsewhere: X-Request-Id and traceparent (W3C Trace Context), the client's where they
@@ -157,6 +168,18 @@ const char *http_body(const http_request *request, size_t *size);
  * use the context. 0, or -1 with errno ENOMEM, and then value is still the caller's.
  */
 int http_request_set(http_request *request, const ctx_key *key, void *value);
+
+/*
+ * What a context knows of the request it is or derives from; for what is called deep below a handler and has only
+ * the context. Belongs to the context and lives as long. NULL: it is not of a request or a connection. A
+ * connection's own context knows only the addresses: the rest is NULL there.
+ */
+typedef struct http_info {
+	const char *peer, *local;
+	const char *method, *route; /* route NULL: none matched */
+	const char *id, *trace;     /* NULL unless the options ask for traces */
+} http_info;
+const http_info *http_info_of(const ctx *c);
 
 /* ---- The response ----------------------------------------------------------------------------------- */
 

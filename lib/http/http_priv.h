@@ -3,6 +3,7 @@
  *
  *	server.c    accepts, owns the workers and the drain          listen.c: addresses
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
+ *	context.c   their contexts, and what these know
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
@@ -278,7 +279,10 @@ void request_detach(http_request *request, bool sent);
 
 /* ---- conn.c ------------------------------------------------------------------------------------------ */
 
-enum { CONN_MAGIC = 0x636f6e6e };
+enum {
+	CONN_MAGIC = 0x636f6e6e,
+	ADDRESS_TEXT = 80, /* room for any address's */
+};
 
 /* What a connection's protocol must react to. Each is called on the loop's own stack. */
 typedef struct protocol {
@@ -325,7 +329,9 @@ struct conn {
 	http_request *request; /* h1: the one that has begun and is not over */
 	conn *next_ending;     /* h1: on its list of those to be closed */
 	bool ending;
-	char peer[64];
+	ctx *root;             /* what is cancelled when it ends */
+	ctx *ctx;              /* the root, or what on_connection made of it: parent of its requests' */
+	const http_info *info; /* what ctx knows, and as long */
 };
 
 /*
@@ -346,6 +352,16 @@ void conn_reset(conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
+
+/* ---- context.c --------------------------------------------------------------------------------------- */
+
+/* Gives a connection its contexts. False with errno: ENOMEM, or ECONNREFUSED if the program does not want it. */
+bool conn_context(conn *c, const struct sockaddr *peer);
+void conn_context_end(conn *c, const ctx_error *cause); /* and with it its requests' */
+void conn_context_release(conn *c);
+
+/* Puts what is known of a request into its context. False: out of memory. */
+bool request_context_info(http_request *request);
 
 /* ---- validate.c -------------------------------------------------------------------------------------- */
 

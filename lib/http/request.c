@@ -21,6 +21,7 @@
 const ctx_error HTTP_CLIENT_DISCONNECTED = {ECONNRESET, "client disconnected"};
 const ctx_error HTTP_STREAM_RESET = {ECONNRESET, "stream reset by the client"};
 const ctx_error HTTP_SERVER_SHUTDOWN = {ESHUTDOWN, "server shutting down"};
+const ctx_error HTTP_CONNECTION_CLOSED = {ECANCELED, "connection closed"};
 const ctx_error HTTP_REQUEST_FINISHED = {ECANCELED, "request finished"};
 
 enum { SPARE_MAX = 64 }; /* requests a worker keeps for reuse */
@@ -77,7 +78,7 @@ http_request *request_new(conn *c, const transport *t, const char *target)
 	arena_init(&request->arena, request->memory, sizeof(request->memory));
 	response_init(&request->response, request);
 	request->target = arena_copy(&request->arena, target, strlen(target));
-	request->root = request->target ? ctx_with_cancel(c->worker->base) : NULL;
+	request->root = request->target ? ctx_with_cancel(c->ctx) : NULL;
 	if (!request->root) {
 		request_unref(request);
 		return NULL;
@@ -301,7 +302,12 @@ const char *http_request_route(const http_request *request)
 
 const char *http_request_peer(const http_request *request)
 {
-	return request->conn->peer;
+	return request->conn->info->peer;
+}
+
+const char *http_request_local(const http_request *request)
+{
+	return request->conn->info->local;
 }
 
 const char *http_request_id(const http_request *request)

@@ -215,10 +215,13 @@ static void took(worker *w, int fd, const struct sockaddr *address)
 	}
 	set_options(server, fd, address);
 	conn *c = conn_new(w, fd, address, &greeting);
-	if (c)
+	if (c) {
 		greet(c);
-	else
-		close(fd);
+		return;
+	}
+	if (errno == ECONNREFUSED)
+		atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
+	close(fd);
 }
 
 /* Accepts what waits: true if there may be more. */

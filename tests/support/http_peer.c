@@ -20,7 +20,6 @@ struct http_peer_server {
 	pthread_t thread;
 	int result;
 	char address[64];
-	struct sockaddr_in in;
 };
 
 _Noreturn static void die(const char *what)
@@ -53,9 +52,6 @@ http_peer_server *http_peer_serve(const http_server_options *options, const http
 			die(routes->pattern);
 	if (http_listen(s->server, "127.0.0.1:0", s->address, sizeof(s->address)) != 0)
 		die("http_listen");
-	s->in.sin_family = AF_INET;
-	s->in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	s->in.sin_port = htons((uint16_t)atoi(strrchr(s->address, ':') + 1));
 	if (pthread_create(&s->thread, NULL, serve, s) != 0)
 		die("pthread_create");
 	return s;
@@ -89,15 +85,22 @@ int http_peer_stop(http_peer_server *s)
 
 /* ---- A client ---------------------------------------------------------------------------------------- */
 
-int http_peer_connect(const http_peer_server *s)
+int http_peer_connect_to(const char *address)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct timeval patience = {.tv_sec = PATIENCE * support_patience()};
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	in.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0 ||
-	    connect(fd, (const struct sockaddr *)&s->in, sizeof(s->in)) != 0)
+	    connect(fd, (const struct sockaddr *)&in, sizeof(in)) != 0)
 		die("connect");
 	return fd;
+}
+
+int http_peer_connect(const http_peer_server *s)
+{
+	return http_peer_connect_to(s->address);
 }
 
 bool http_peer_send_bytes(int fd, const void *data, size_t size)

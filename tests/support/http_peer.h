@@ -41,6 +41,7 @@ int http_peer_stop(http_peer_server *s);
 
 /* A connected, blocking socket whose reads and writes give up after a generous while. Aborts on failure. */
 int http_peer_connect(const http_peer_server *s);
+int http_peer_connect_to(const char *address); /* "127.0.0.1:12345" */
 
 /* Sends text, or size bytes, all of it. False if the other side is gone. */
 bool http_peer_send(int fd, const char *text);
