@@ -23,11 +23,17 @@ typedef struct record {
 		unsigned cancels;
 		bool kept;
 	} last;
-	bool slow;
+	int queries;
+	int64_t asked;              /* when its query asked for a connection, or had it */
+	bool runs, slow;            /* it has it; one of them took too long */
+	int64_t queue_ns, query_ns; /* of all its queries: the wait for connections, and the time they ran */
+	uint64_t rows;
 	reason why;
 	http_outcome outcome;
-	char method[16], peer[64];
+	char method[16], route[64], peer[64];
+	char id[130], trace[33];
 	char target[512], error[256];
+	char sql[256]; /* of the last query */
 } record;
 
 static void record_free(void *value)
@@ -70,6 +76,7 @@ static void write_line(const record *r)
 		log_begin(&line, level, "request");
 		log_field(&line, "method", r->method);
 		log_field(&line, "path", r->target);
+		log_field(&line, "route", r->route);
 		log_field_int(&line, "status", r->outcome.status);
 		log_field(&line, "peer", r->peer);
 	} else {
@@ -78,6 +85,12 @@ static void write_line(const record *r)
 		log_begin(&line, level, message);
 	}
 	log_field_ms(&line, "duration", r->outcome.duration_ns);
+	if (r->asked)
+		log_field_ms(&line, "queue", r->queue_ns);
+	if (r->queries) {
+		log_field_ms(&line, "query", r->query_ns);
+		log_field_int(&line, "rows", (int64_t)r->rows);
+	}
 	if (r->why)
 		log_field(&line, "reason", reason_answers[r->why].name);
 	if (r->settled) {
@@ -87,9 +100,13 @@ static void write_line(const record *r)
 		log_field(&line, "connection", r->last.kept ? "kept" : "closed");
 	}
 	if (r->slow)
-		log_field_bool(&line, "slow", true);
+		log_field(&line, "slow", r->sql);
 	if (r->error[0])
 		log_field(&line, "error", r->error);
+	if (r->id[0])
+		log_field(&line, "request", r->id);
+	if (r->trace[0])
+		log_field(&line, "trace", r->trace);
 	log_end(&line);
 }
 
@@ -101,24 +118,73 @@ static void write_if_complete_locked(record *r)
 	write_line(r);
 }
 
+static void queue_left(access_log *log, record *r, int64_t now)
+{
+	r->queue_ns += now - r->asked;
+	metrics_queued(log->metrics, now - r->asked);
+}
+
+static void query_ended(access_log *log, record *r, int64_t ran_ns, uint64_t rows)
+{
+	metrics_queried(log->metrics, ran_ns);
+	int64_t slow = atomic_load_explicit(&log->slow_ns, memory_order_relaxed);
+	r->slow = r->slow || (slow && ran_ns > slow);
+	r->query_ns += ran_ns;
+	r->rows += rows;
+}
+
 /* ---- The callbacks ---------------------------------------------------------------------------------- */
 
 bool access_begin(http_request *request, void *data)
 {
-	(void)data;
 	record *r = malloc(sizeof(*r));
 	if (!r)
 		return false;
 	/* Not all of it to zero: it is large, and this is every request's way. */
 	pthread_mutex_init(&r->mutex, NULL);
-	r->settling = r->settled = 0;
+	(void)data;
+	r->settling = r->settled = r->queries = 0;
 	r->ended = r->written = false;
+	r->asked = r->queue_ns = r->query_ns = 0;
+	r->rows = 0;
 	r->why = REASON_NONE;
-	r->error[0] = '\0';
+	r->runs = r->slow = false;
+	r->error[0] = r->sql[0] = '\0';
 	if (http_request_set(request, &record_key, r) == 0)
 		return true;
 	record_free(r);
 	return false;
+}
+
+/* A request's statements run one after the other, on its worker. */
+void access_query(const pg_query_event *event, void *data)
+{
+	access_log *log = data;
+	record *r = record_of(event->query_ctx);
+	int64_t now = ctx_now();
+	if (!r)
+		return;
+	switch (event->state) {
+	case PG_QUERY_QUEUED:
+		r->asked = now;
+		r->runs = false;
+		break;
+	case PG_QUERY_RUNNING:
+		r->queries++;
+		queue_left(log, r, now);
+		r->asked = now;
+		r->runs = true;
+		copy(r->sql, sizeof(r->sql), event->sql ? event->sql : "");
+		break;
+	case PG_QUERY_STREAMING:
+		break;
+	case PG_QUERY_ENDED:
+		if (r->runs)
+			query_ended(log, r, now - r->asked, event->rows);
+		else
+			queue_left(log, r, now);
+		break;
+	}
 }
 
 void access_failed(http_request *request, reason why, const pg_error *error)
@@ -127,6 +193,8 @@ void access_failed(http_request *request, reason why, const pg_error *error)
 	if (!r)
 		return;
 	r->why = why;
+	if (why == REASON_DB_DOWN)
+		log_message(LOG_WARN, "the database cannot be reached", "error", error->message);
 	/* What the client did, or the clock, needs no explaining; what PostgreSQL says does. */
 	if (error && error->kind != PG_ERROR_CANCELED && error->kind != PG_ERROR_DEADLINE)
 		copy(r->error, sizeof(r->error), error->message);
@@ -152,9 +220,13 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 		return;
 	r->why = why;
 	r->outcome = *outcome;
-	int64_t slow = atomic_load_explicit(&log->slow_ns, memory_order_relaxed);
-	r->slow = slow && outcome->duration_ns > slow;
+	const char *route = http_request_route(request);
+	const char *id = http_request_id(request), *trace = http_request_trace(request);
 	copy(r->method, sizeof(r->method), http_request_method(request));
+	copy(r->route, sizeof(r->route), route ? route : "");
+	copy(r->id, sizeof(r->id), id ? id : "");
+	/* Of "00-<trace>-<span>-01" the trace. */
+	copy(r->trace, sizeof(r->trace), trace ? trace + strlen("00-") : "");
 	copy(r->peer, sizeof(r->peer), http_request_peer(request));
 	copy(r->target, sizeof(r->target), http_request_target(request));
 

@@ -1,5 +1,7 @@
 #include "admin.h"
 
+#include "accept.h"
+#include "answer.h"
 #include "auth.h"
 #include "text.h"
 
@@ -49,13 +51,16 @@ static void get_metrics(http_request *request, http_response *response)
 	const admin *a = http_request_data(request);
 	if (!auth_bears(request, response, atomic_load(&a->token)))
 		return;
+	/* Who does not ask for the newer form, or for neither, gets what everybody can read. */
+	static const char *const types[] = {"text/plain", "application/openmetrics-text"};
+	static const char *const full_types[] = {
+		"text/plain; version=0.0.4; charset=utf-8",
+		"application/openmetrics-text; version=1.0.0; charset=utf-8"};
+	bool open = accept_best(http_header(request, "Accept"), types, 2) == 1;
 	text_auto body = {0};
-	metrics_write(a->metrics, a->server, a->pool, &body);
-	if (body.failed)
-		http_response_problem(response, 500, NULL);
-	else
-		http_response_body(response, 200, "text/plain; version=0.0.4; charset=utf-8", body.data,
-		                   body.size);
+	metrics_write(a->metrics, a->server, a->pool, open ? METRICS_OPENMETRICS : METRICS_PROMETHEUS, &body);
+	answer(response, 200, full_types[open], &body);
+	http_response_header(response, "Vary", "Accept");
 }
 
 int admin_handle(http_server *server, admin *a)

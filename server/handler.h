@@ -16,8 +16,8 @@ albums_handler get_album, list_albums, create_albums, replace_album, patch_album
 
 /*
  * The context of a request's queries: the request's, and at most the query timeout long, counted from here, so
- * that the wait for a connection is part of it; less if the client prefers ("Prefer: wait=2", RFC 7240). The
- * caller ends it. NULL: out of memory, and the request is answered.
+ * that the wait for a connection is part of it; less where the request's own ends before. The caller ends it.
+ * NULL: out of memory, and the request is answered.
  */
 ctx *query_context(const albums *a, http_request *request, http_response *response);
 

@@ -34,6 +34,19 @@ static struct {
 	uint64_t dropped, dropped_told;
 } writer = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
+/* The messages of late, by their address, and how often each came. */
+enum { MESSAGES = 16, WINDOW_S = 10, WINDOW_MOST = 5 };
+
+static struct repetition {
+	const char *message; /* NULL: free */
+	log_level level;
+	time_t since;
+	uint64_t count, untold;
+} repetitions[MESSAGES];
+static pthread_mutex_t repetitions_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void tell_repetitions(bool closing);
+
 static atomic_int level_now = LOG_INFO;
 static log_format format_now = LOG_TEXT;
 
@@ -98,6 +111,7 @@ static void *writer_run(void *arg)
 			log_message(LOG_WARN, "log lines dropped: stderr was not read fast enough", "lines",
 			            count);
 		}
+		tell_repetitions(false);
 		pthread_mutex_lock(&writer.mutex);
 		gather_locked();
 	}
@@ -141,6 +155,7 @@ bool log_open(log_level level, log_format format)
 
 void log_close(void)
 {
+	tell_repetitions(true);
 	pthread_mutex_lock(&writer.mutex);
 	bool open = writer.open;
 	writer.closing = true;
@@ -303,9 +318,66 @@ void log_end(log_line *line)
 	text_free(&line->text);
 }
 
+/* ---- Repetition -------------------------------------------------------------------------------------- */
+
+static time_t seconds_now(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+/* How often those were not written whose ten seconds are over; all, if closing. */
+static void tell_repetitions(bool closing)
+{
+	time_t now = seconds_now();
+	for (struct repetition *r = repetitions; r < repetitions + MESSAGES; r++) {
+		pthread_mutex_lock(&repetitions_mutex);
+		uint64_t untold = closing || now - r->since >= WINDOW_S ? r->untold : 0;
+		const char *message = r->message;
+		log_level level = r->level;
+		r->untold -= untold;
+		pthread_mutex_unlock(&repetitions_mutex);
+		if (!untold || !log_enabled(level))
+			continue;
+		log_line line;
+		log_begin(&line, level, message);
+		log_field_int(&line, "repeated", (int64_t)untold);
+		log_end(&line);
+	}
+}
+
+/* The message's, or one that may be used for it; NULL: all tell of others. */
+static struct repetition *repetition_of_locked(const char *message, time_t now)
+{
+	struct repetition *spare = NULL;
+	for (struct repetition *r = repetitions; r < repetitions + MESSAGES; r++) {
+		if (r->message == message)
+			return r;
+		if (!r->message || (!r->untold && now - r->since >= WINDOW_S))
+			spare = r;
+	}
+	return spare;
+}
+
+/* Counts it. Whether it is to be written. */
+static bool is_news(log_level level, const char *message)
+{
+	time_t now = seconds_now();
+	pthread_mutex_lock(&repetitions_mutex);
+	struct repetition *r = repetition_of_locked(message, now);
+	if (r && (r->message != message || now - r->since >= WINDOW_S))
+		*r = (struct repetition){message, level, now, 0, r->message == message ? r->untold : 0};
+	bool news = !r || r->count++ < WINDOW_MOST;
+	if (!news)
+		r->untold++;
+	pthread_mutex_unlock(&repetitions_mutex);
+	return news;
+}
+
 void log_message(log_level level, const char *message, const char *name, const char *value)
 {
-	if (!log_enabled(level))
+	if (!log_enabled(level) || !is_news(level, message))
 		return;
 	log_line line;
 	log_begin(&line, level, message);

@@ -55,7 +55,10 @@ void log_field_bool(log_line *line, const char *name, bool value);
 void log_field_ms(log_line *line, const char *name, int64_t ns); /* milliseconds with three decimals */
 void log_end(log_line *line);
 
-/* A line that is only a message and maybe one field; name may be NULL. */
+/*
+ * A line that is only a message, a string constant, and maybe one field; name may be NULL. What says the same again
+ * and again is written a few times in ten seconds, and then how often it was not.
+ */
 void log_message(log_level level, const char *message, const char *name, const char *value);
 
 #endif

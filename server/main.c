@@ -84,6 +84,7 @@ static int open_pool(app *a)
 			.statement_timeout = c->query_timeout + CTX_SECOND,
 			.liveness_interval = CTX_SECOND,
 			.on_settled = access_settled,
+			.on_query = access_query,
 			.data = &a->access,
 		},
 		&error);
@@ -128,6 +129,7 @@ static int open_server(app *a)
 		.workers = c->workers,
 		.drain_timeout =
 			c->drain_timeout ? c->drain_timeout : 1, /* 0 would be the library's default */
+		.traces = true,
 		.on_request = access_begin,
 		.on_done = access_end,
 		.data = &a->access,

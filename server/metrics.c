@@ -12,7 +12,7 @@
 
 /* ---- What is counted -------------------------------------------------------------------------------- */
 
-enum { ROUTES = 15, OTHER_ROUTE = ROUTES, STATUS_FIRST = 100, STATUSES = 500, LONGEST = 14 };
+enum { ROUTES = 24, OTHER_ROUTE = ROUTES, STATUS_FIRST = 100, STATUSES = 500, LONGEST = 14 };
 
 /* Labels take few values, whatever clients send: a method that is none of these is "other". */
 static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"};
@@ -43,7 +43,7 @@ struct metrics {
 	counter failures[REASONS];
 	counter body_bytes;
 	counter cancels[REASONS][2]; /* by reason and whether the connection was kept */
-	histogram cancel_durations;
+	histogram queue_durations, query_durations, cancel_durations;
 };
 
 static void count(counter *c, uint64_t n)
@@ -111,6 +111,16 @@ void metrics_request(metrics *m, const http_request *request, const http_outcome
 	count(&m->body_bytes, outcome->body_bytes);
 }
 
+void metrics_queued(metrics *m, int64_t ns)
+{
+	observe(&m->queue_durations, request_bounds, ns);
+}
+
+void metrics_queried(metrics *m, int64_t ns)
+{
+	observe(&m->query_durations, request_bounds, ns);
+}
+
 void metrics_settled(metrics *m, const pg_settled *settled)
 {
 	count(&m->cancels[reason_of_cause(settled->cause)][settled->kept], 1);
@@ -120,37 +130,51 @@ void metrics_settled(metrics *m, const pg_settled *settled)
 
 /* ---- Writing ---------------------------------------------------------------------------------------- */
 
-static void head(text *t, const char *name, const char *type, const char *help)
+/* The two formats differ in little; OpenMetrics names a counter's family without its _total. */
+typedef struct exposition {
+	text *text;
+	metrics_format format;
+} exposition;
+
+static void head(exposition *e, const char *name, const char *type, const char *help)
 {
-	text_format(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+	int length = (int)strlen(name);
+	if (e->format == METRICS_OPENMETRICS && strcmp(type, "counter") == 0)
+		length -= (int)strlen("_total");
+	if (e->format == METRICS_OPENMETRICS && strcmp(type, "info") == 0)
+		length -= (int)strlen("_info");
+	if (e->format == METRICS_PROMETHEUS && strcmp(type, "info") == 0)
+		type = "gauge";
+	text_format(e->text, "# HELP %.*s %s\n# TYPE %.*s %s\n", length, name, help, length, name, type);
 }
 
-static void single(text *t, const char *name, const char *type, const char *help, double number)
+static void single(exposition *e, const char *name, const char *type, const char *help, double number)
 {
-	head(t, name, type, help);
-	text_format(t, "%s %.15g\n", name, number);
+	head(e, name, type, help);
+	text_format(e->text, "%s %.15g\n", name, number);
 }
 
 /* labels: "" or `name="value",` */
-static void write_histogram(text *t, const char *name, const char *labels, const histogram *h,
+static void write_histogram(exposition *e, const char *name, const char *labels, const histogram *h,
                             const int64_t bounds[LONGEST])
 {
 	uint64_t total = 0;
 	for (int i = 0; i <= LONGEST; i++) {
 		total += value(&h->buckets[i]);
 		if (i < LONGEST)
-			text_format(t, "%s_bucket{%sle=\"%g\"} %llu\n", name, labels, (double)bounds[i] / 1e9,
+			text_format(e->text, "%s_bucket{%sle=\"%g%s\"} %llu\n", name, labels,
+			            (double)bounds[i] / 1e9, bounds[i] % 1000000000 ? "" : ".0",
 			            (unsigned long long)total);
 		else
-			text_format(t, "%s_bucket{%sle=\"+Inf\"} %llu\n", name, labels,
+			text_format(e->text, "%s_bucket{%sle=\"+Inf\"} %llu\n", name, labels,
 			            (unsigned long long)total);
 	}
 	size_t length = strlen(labels);
 	char braces[128] = "";
 	if (length)
 		snprintf(braces, sizeof(braces), "{%.*s}", (int)length - 1, labels);
-	text_format(t, "%s_sum%s %.9f\n%s_count%s %llu\n", name, braces, (double)value(&h->sum_ns) / 1e9,
-	            name, braces, (unsigned long long)total);
+	text_format(e->text, "%s_sum%s %.9f\n%s_count%s %llu\n", name, braces,
+	            (double)value(&h->sum_ns) / 1e9, name, braces, (unsigned long long)total);
 }
 
 /* The path of a pattern, without its method. */
@@ -162,15 +186,15 @@ static const char *route_label(const metrics *m, size_t route)
 	return path ? path : m->routes[route];
 }
 
-static void write_requests(const metrics *m, text *t)
+static void write_requests(const metrics *m, exposition *e)
 {
-	head(t, "http_requests_total", "counter", "Requests answered, or left (status 499).");
+	head(e, "http_requests_total", "counter", "Requests answered, or left (status 499).");
 	for (size_t route = 0; route <= ROUTES; route++) {
 		for (size_t method = 0; method < METHODS; method++) {
 			for (size_t status = 0; status < STATUSES; status++) {
 				uint64_t n = value(&m->requests[route][method][status]);
 				if (n)
-					text_format(t,
+					text_format(e->text,
 					            "http_requests_total{route=\"%s\",method=\"%s\",status="
 					            "\"%zu\"} %llu\n",
 					            route_label(m, route), methods[method],
@@ -178,11 +202,11 @@ static void write_requests(const metrics *m, text *t)
 			}
 		}
 	}
-	head(t, "http_request_failures_total", "counter", "Requests not answered as asked, by reason.");
+	head(e, "http_request_failures_total", "counter", "Requests not answered as asked, by reason.");
 	for (int why = REASON_NONE + 1; why < REASONS; why++)
-		text_format(t, "http_request_failures_total{reason=\"%s\"} %llu\n", reason_answers[why].name,
-		            (unsigned long long)value(&m->failures[why]));
-	head(t, "http_request_duration_seconds", "histogram",
+		text_format(e->text, "http_request_failures_total{reason=\"%s\"} %llu\n",
+		            reason_answers[why].name, (unsigned long long)value(&m->failures[why]));
+	head(e, "http_request_duration_seconds", "histogram",
 	     "From a request's first byte to its answer's last.");
 	for (size_t route = 0; route <= ROUTES; route++) {
 		if (route >= m->route_count && route != OTHER_ROUTE)
@@ -191,37 +215,39 @@ static void write_requests(const metrics *m, text *t)
 		const char *pattern = route < m->route_count ? m->routes[route] : "";
 		snprintf(labels, sizeof(labels), "route=\"%s\",method=\"%.*s\",", route_label(m, route),
 		         pattern[0] ? (int)strcspn(pattern, " ") : 5, pattern[0] ? pattern : "other");
-		write_histogram(t, "http_request_duration_seconds", labels, &m->durations[route],
+		write_histogram(e, "http_request_duration_seconds", labels, &m->durations[route],
 		                request_bounds);
 	}
-	single(t, "http_response_body_bytes_total", "counter", "Bytes of response bodies sent.",
+	single(e, "http_response_body_bytes_total", "counter", "Bytes of response bodies sent.",
 	       (double)value(&m->body_bytes));
 }
 
-static void write_server(const http_server *server, text *t)
+static void write_server(const http_server *server, exposition *e)
 {
 	http_server_stats stats;
 	http_server_stats_get(server, &stats);
-	single(t, "http_requests_in_flight", "gauge", "Requests being answered.", (double)stats.requests);
-	single(t, "http_connections", "gauge", "Open client connections.", (double)stats.connections);
-	single(t, "http_connections_total", "counter", "Client connections accepted.",
+	single(e, "http_requests_in_flight", "gauge", "Requests being answered.", (double)stats.requests);
+	single(e, "http_open_connections", "gauge", "Open client connections.", (double)stats.connections);
+	single(e, "http_connections_total", "counter", "Client connections accepted.",
 	       (double)stats.connections_total);
-	single(t, "http_connections_refused_total", "counter", "Connections past the limit, answered 503.",
+	single(e, "http_connections_refused_total", "counter", "Connections past the limit, answered 503.",
 	       (double)stats.connections_refused);
-	single(t, "http_client_disconnects_total", "counter", "Requests whose client left before the answer.",
+	single(e, "http_client_disconnects_total", "counter", "Requests whose client left before the answer.",
 	       (double)stats.disconnects_total);
-	single(t, "http_draining", "gauge", "1 while the server drains.", stats.draining);
-	single(t, "albumd_fibers", "gauge", "Fibers alive.", (double)stats.fibers);
-	single(t, "albumd_fiber_stacks", "gauge", "Fiber stacks mapped, in use or kept.",
+	single(e, "http_draining", "gauge", "1 while the server drains.", stats.draining);
+	single(e, "albumd_fibers", "gauge", "Fibers alive.", (double)stats.fibers);
+	single(e, "albumd_fiber_stacks", "gauge", "Fiber stacks mapped, in use or kept.",
 	       (double)stats.stacks);
+	single(e, "albumd_loop_lag_seconds", "gauge",
+	       "How late the event loops' timers were, the latest of them.", (double)stats.lag_ns / 1e9);
 }
 
-static void write_pool(const pg_pool *pool, text *t)
+static void write_pool(const pg_pool *pool, exposition *e)
 {
 	pg_pool_stats stats;
 	pg_pool_stats_get(pool, &stats);
-	single(t, "db_pool_size", "gauge", "Database connections at most.", (double)stats.size);
-	head(t, "db_pool_connections", "gauge", "Database connections by state.");
+	single(e, "db_pool_size", "gauge", "Database connections at most.", (double)stats.size);
+	head(e, "db_pool_connections", "gauge", "Database connections by state.");
 	const struct {
 		const char *state;
 		size_t count;
@@ -231,40 +257,52 @@ static void write_pool(const pg_pool *pool, text *t)
 	              {"canceling", stats.canceling},
 	              {"settling", stats.settling}};
 	for (size_t i = 0; i < sizeof(states) / sizeof(*states); i++)
-		text_format(t, "db_pool_connections{state=\"%s\"} %zu\n", states[i].state, states[i].count);
-	single(t, "db_pool_waiting", "gauge", "Requests that wait for a connection.", (double)stats.waiting);
-	single(t, "db_pool_acquires_total", "counter", "Connections lent.", (double)stats.acquires);
-	single(t, "db_pool_waits_total", "counter", "Requests that had to wait for a connection.",
+		text_format(e->text, "db_pool_connections{state=\"%s\"} %zu\n", states[i].state,
+		            states[i].count);
+	single(e, "db_pool_waiting", "gauge", "Requests that wait for a connection.", (double)stats.waiting);
+	single(e, "db_pool_acquires_total", "counter", "Connections lent.", (double)stats.acquires);
+	single(e, "db_pool_waits_total", "counter", "Requests that had to wait for a connection.",
 	       (double)stats.waits);
-	single(t, "db_pool_wait_seconds_total", "counter", "Time spent waiting for connections.",
+	single(e, "db_pool_wait_seconds_total", "counter", "Time spent waiting for connections.",
 	       (double)stats.wait_ns / 1e9);
-	single(t, "db_pool_acquires_canceled_total", "counter", "Requests that left while they waited.",
+	single(e, "db_pool_acquires_canceled_total", "counter", "Requests that left while they waited.",
 	       (double)stats.acquires_canceled);
-	single(t, "db_pool_saturated_total", "counter", "Requests turned away from a full queue.",
+	single(e, "db_pool_saturated_total", "counter", "Requests turned away from a full queue.",
 	       (double)stats.saturated);
-	single(t, "db_pool_connects_total", "counter", "Connections made.", (double)stats.connects);
-	single(t, "db_pool_connect_failures_total", "counter", "Connection attempts that failed.",
+	single(e, "db_pool_connects_total", "counter", "Connections made.", (double)stats.connects);
+	single(e, "db_pool_connect_failures_total", "counter", "Connection attempts that failed.",
 	       (double)stats.connect_failures);
-	single(t, "db_pool_lost_total", "counter", "Connections that broke.", (double)stats.lost);
+	single(e, "db_pool_lost_total", "counter", "Connections that broke.", (double)stats.lost);
 }
 
-static void write_cancels(const metrics *m, text *t)
+static void write_queries(const metrics *m, exposition *e)
 {
-	head(t, "db_query_cancel_total", "counter",
+	head(e, "db_query_queue_duration_seconds", "histogram",
+	     "How long a query waited for its connection.");
+	write_histogram(e, "db_query_queue_duration_seconds", "", &m->queue_durations, request_bounds);
+	head(e, "db_query_duration_seconds", "histogram",
+	     "How long a query ran, from its connection to its last row.");
+	write_histogram(e, "db_query_duration_seconds", "", &m->query_durations, request_bounds);
+}
+
+static void write_cancels(const metrics *m, exposition *e)
+{
+	head(e, "db_query_cancel_total", "counter",
 	     "Queries cancelled, by reason, and what became of the connection.");
 	for (int why = REASON_NONE; why < REASONS; why++) {
 		for (int kept = 0; kept < 2; kept++) {
 			uint64_t n = value(&m->cancels[why][kept]);
 			if (n || why == REASON_CLIENT_DISCONNECT || why == REASON_DEADLINE ||
 			    why == REASON_SHUTDOWN)
-				text_format(t, "db_query_cancel_total{reason=\"%s\",outcome=\"%s\"} %llu\n",
+				text_format(e->text,
+				            "db_query_cancel_total{reason=\"%s\",outcome=\"%s\"} %llu\n",
 				            why ? reason_answers[why].name : "unread",
 				            kept ? "kept" : "closed", (unsigned long long)n);
 		}
 	}
-	head(t, "db_query_cancel_duration_seconds", "histogram",
+	head(e, "db_query_cancel_duration_seconds", "histogram",
 	     "From the end of a query's context until PostgreSQL had stopped it.");
-	write_histogram(t, "db_query_cancel_duration_seconds", "", &m->cancel_durations, cancel_bounds);
+	write_histogram(e, "db_query_cancel_duration_seconds", "", &m->cancel_durations, cancel_bounds);
 }
 
 static size_t open_files(void)
@@ -298,7 +336,7 @@ static bool read_stat(unsigned long long numbers[], size_t count)
 	return true;
 }
 
-static void write_process(text *t)
+static void write_process(exposition *e)
 {
 	enum { USER = 14 - 3, SYSTEM, THREADS = 20 - 3, START = 22 - 3, RESIDENT = 24 - 3, FIELDS };
 	unsigned long long stat[FIELDS];
@@ -307,28 +345,33 @@ static void write_process(text *t)
 		struct timespec boot, now;
 		clock_gettime(CLOCK_BOOTTIME, &boot);
 		clock_gettime(CLOCK_REALTIME, &now);
-		single(t, "process_cpu_seconds_total", "counter", "CPU time.",
+		single(e, "process_cpu_seconds_total", "counter", "CPU time.",
 		       (double)(stat[USER] + stat[SYSTEM]) / hz);
-		single(t, "process_resident_memory_bytes", "gauge", "Resident memory.",
+		single(e, "process_resident_memory_bytes", "gauge", "Resident memory.",
 		       (double)stat[RESIDENT] * (double)sysconf(_SC_PAGESIZE));
-		single(t, "process_threads", "gauge", "Threads.", (double)stat[THREADS]);
-		single(t, "process_start_time_seconds", "gauge", "When the process started.",
+		single(e, "process_threads", "gauge", "Threads.", (double)stat[THREADS]);
+		single(e, "process_start_time_seconds", "gauge", "When the process started.",
 		       (double)(now.tv_sec - boot.tv_sec) + (double)stat[START] / hz);
 	}
-	single(t, "process_open_fds", "gauge", "Open file descriptors.", (double)open_files());
-	single(t, "process_max_fds", "gauge", "Open file descriptors at most.",
+	single(e, "process_open_fds", "gauge", "Open file descriptors.", (double)open_files());
+	single(e, "process_max_fds", "gauge", "Open file descriptors at most.",
 	       (double)sysconf(_SC_OPEN_MAX));
-	single(t, "log_lines_dropped_total", "counter", "Log lines that nobody read in time.",
+	single(e, "log_lines_dropped_total", "counter", "Log lines that nobody read in time.",
 	       (double)log_dropped());
-	head(t, "albumd_build_info", "gauge", "The version.");
-	text_string(t, "albumd_build_info{version=\"" TETHER_VERSION "\"} 1\n");
+	head(e, "albumd_build_info", "info", "The version.");
+	text_string(e->text, "albumd_build_info{version=\"" TETHER_VERSION "\"} 1\n");
 }
 
-void metrics_write(const metrics *m, const http_server *server, const pg_pool *pool, text *t)
+void metrics_write(const metrics *m, const http_server *server, const pg_pool *pool, metrics_format format,
+                   text *t)
 {
-	write_requests(m, t);
-	write_server(server, t);
-	write_pool(pool, t);
-	write_cancels(m, t);
-	write_process(t);
+	exposition e = {.text = t, .format = format};
+	write_requests(m, &e);
+	write_server(server, &e);
+	write_pool(pool, &e);
+	write_queries(m, &e);
+	write_cancels(m, &e);
+	write_process(&e);
+	if (format == METRICS_OPENMETRICS)
+		text_string(t, "# EOF\n");
 }

@@ -1,5 +1,5 @@
 /*
- * metrics.h — what is counted, in the text format of Prometheus.
+ * metrics.h — what is counted, in the text formats of Prometheus and OpenMetrics.
  */
 #ifndef ALBUMD_METRICS_H
 #define ALBUMD_METRICS_H
@@ -21,9 +21,14 @@ void metrics_add_route(metrics *m, const char *pattern);
 
 /* Any thread. `why` tells apart the failures of one status. */
 void metrics_request(metrics *m, const http_request *request, const http_outcome *outcome, reason why);
+void metrics_queued(metrics *m, int64_t ns);  /* a query's wait for its connection is over */
+void metrics_queried(metrics *m, int64_t ns); /* a query has ended that ran so long */
 void metrics_settled(metrics *m, const pg_settled *settled);
 
+typedef enum metrics_format { METRICS_PROMETHEUS, METRICS_OPENMETRICS } metrics_format;
+
 /* Appends all of it. */
-void metrics_write(const metrics *m, const http_server *server, const pg_pool *pool, text *t);
+void metrics_write(const metrics *m, const http_server *server, const pg_pool *pool, metrics_format format,
+                   text *t);
 
 #endif

@@ -166,10 +166,19 @@ static void look_at(conn *c, uint64_t now)
 	c->protocol->late(c);
 }
 
+/* A loop that is busy with one thing is late for the next: by how much, its own timer shows. */
+static void measure_lag(worker *w)
+{
+	int64_t now = ctx_now(), late = now - w->tick_due;
+	atomic_store_explicit(&w->lag_ns, late > 0 ? late : 0, memory_order_relaxed);
+	w->tick_due = now + (int64_t)uv_timer_get_repeat(&w->ticks) * millisecond;
+}
+
 static void tick(uv_timer_t *timer)
 {
 	worker *w = container_of(timer, worker, ticks);
 	uint64_t now = uv_now(timer->loop);
+	measure_lag(w);
 	conn *next;
 	for (conn *c = w->conns; c; c = next) {
 		next = c->next;
@@ -177,8 +186,10 @@ static void tick(uv_timer_t *timer)
 			c->protocol->tick(c, now);
 		look_at(c, now);
 	}
-	if (!w->conns)
-		uv_timer_stop(timer);
+	if (w->conns)
+		return;
+	uv_timer_stop(timer);
+	atomic_store_explicit(&w->lag_ns, 0, memory_order_relaxed);
 }
 
 /* An eighth of the shortest time there is, within reason. */
@@ -196,6 +207,8 @@ static uint64_t tick_length(const http_server_options *options)
 static void start_ticking(worker *w)
 {
 	uint64_t length = tick_length(&w->server->options);
-	if (!uv_is_active((uv_handle_t *)&w->ticks))
-		uv_timer_start(&w->ticks, tick, length, length);
+	if (uv_is_active((uv_handle_t *)&w->ticks))
+		return;
+	w->tick_due = ctx_now() + (int64_t)length * millisecond;
+	uv_timer_start(&w->ticks, tick, length, length);
 }

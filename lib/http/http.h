@@ -122,6 +122,7 @@ typedef struct http_server_stats {
 	size_t requests;       /* in flight now */
 	size_t fibers, stacks; /* over all workers: see loop_fibers, loop_stacks */
 	uint64_t connections_total, connections_refused, requests_total, disconnects_total;
+	int64_t lag_ns; /* how late the event loops' timers were last, the latest of them, to the millisecond */
 	bool draining;
 } http_server_stats;
 void http_server_stats_get(const http_server *server, http_server_stats *stats);

@@ -430,7 +430,9 @@ struct worker {
 	acceptor *acceptors;
 	uv_timer_t accept_again; /* after the process ran out of file descriptors */
 	conn *conns;
-	uv_timer_t ticks;    /* conn.c */
+	uv_timer_t ticks; /* conn.c */
+	int64_t tick_due; /* when the next should come, and how late the last was */
+	atomic_int_least64_t lag_ns;
 	lingerer *lingerers; /* linger.c */
 	size_t lingerer_count;
 	http_request *spare; /* requests to be used again */

@@ -562,6 +562,9 @@ void http_server_stats_get(const http_server *server, http_server_stats *stats)
 	for (size_t i = 0; i < server->worker_count; i++) {
 		stats->fibers += loop_fibers(server->workers[i].loop);
 		stats->stacks += loop_stacks(server->workers[i].loop);
+		int64_t lag_ns = atomic_load_explicit(&server->workers[i].lag_ns, memory_order_relaxed);
+		if (lag_ns > stats->lag_ns)
+			stats->lag_ns = lag_ns;
 	}
 	pthread_mutex_unlock(lock);
 }

@@ -85,6 +85,7 @@ typedef struct pg_query_event {
 	pg_query_state state;
 	const char *sql; /* QUEUED, RUNNING: borrowed for the call; NULL where pg_conn_acquire asks */
 	int backend;     /* RUNNING: the process id that PostgreSQL, or a pooler, gives for its session */
+	uint64_t rows;   /* ENDED: inserted, updated, deleted or selected, where it came to its end */
 	bool settling;   /* ENDED: its context ended in flight; on_settled is called for it, or has been */
 } pg_query_event;
 

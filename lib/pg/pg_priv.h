@@ -222,7 +222,7 @@ void homes_close(pg_pool *pool);       /* when no connection is left; waits for 
 
 void tell_queued(pg_pool *pool, ctx *c, const char *sql);
 void tell_running(const conn *cn, ctx *c, const char *sql);
-void tell_ended(pg_pool *pool, ctx *c, bool settling);
+void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling);
 
 /* ---- pool.c ----------------------------------------------------------------------------------------- */
 

@@ -67,9 +67,10 @@ void tell_running(const conn *cn, ctx *c, const char *sql)
 		     .query_ctx = c, .state = PG_QUERY_RUNNING, .sql = sql, .backend = PQbackendPID(cn->pg)});
 }
 
-void tell_ended(pg_pool *pool, ctx *c, bool settling)
+void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling)
 {
-	tell(pool, (pg_query_event){.query_ctx = c, .state = PG_QUERY_ENDED, .settling = settling});
+	tell(pool,
+	     (pg_query_event){.query_ctx = c, .state = PG_QUERY_ENDED, .rows = rows, .settling = settling});
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------- */
@@ -246,14 +247,14 @@ static pg_rows *pool_run(ctx *c, pg_pool *pool, const char *sql, const pg_params
 	conn *cn = pool_acquire(c, pool, &rows->error);
 	if (!cn) {
 		rows->ended = true;
-		tell_ended(pool, c, false);
+		tell_ended(pool, c, 0, false);
 		return rows;
 	}
 	tell_running(cn, c, sql);
 	rows_run(rows, c, cn, sql, params);
 	if (rows->ended) {
 		rows->error.settling = conn_return(cn, c);
-		tell_ended(pool, c, rows->error.settling);
+		tell_ended(pool, c, rows->affected, rows->error.settling);
 	} else {
 		scope_begin(&rows->scope, c, NULL);
 		lease_begin(&rows->own, cn);
@@ -283,7 +284,7 @@ pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params)
 static void stop_streaming(pg_rows *rows, bool settling)
 {
 	ctx_hook_remove(rows->scope.ctx, &rows->hook);
-	tell_ended(rows->lease->pool, rows->scope.ctx, settling);
+	tell_ended(rows->lease->pool, rows->scope.ctx, rows->affected, settling);
 	pg_conn *session = rows->session;
 	if (session) {
 		session->rows = NULL;

@@ -154,7 +154,7 @@ pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params 
 	scope_correct(&rows->scope, &rows->error);
 	if (cn) {
 		session_leave(session, both, &rows->error);
-		tell_ended(session->lease.pool, both, rows->error.settling);
+		tell_ended(session->lease.pool, both, rows->affected, rows->error.settling);
 	}
 	scope_end(&rows->scope);
 	return rows;
@@ -185,7 +185,7 @@ pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool)
 	session->returned = (wait_event)WAIT_EVENT_INIT;
 	tell_queued(pool, c, NULL);
 	conn *cn = pool_acquire(c, pool, &session->error);
-	tell_ended(pool, c, false);
+	tell_ended(pool, c, 0, false);
 	if (!cn)
 		return session;
 	lease_begin(&session->lease, cn);

@@ -55,17 +55,17 @@ pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options)
 	tell_queued(pool, c, sql);
 	conn *cn = pool_acquire(c, pool, &session->error);
 	if (!cn) {
-		tell_ended(pool, c, false);
+		tell_ended(pool, c, 0, false);
 		return tx;
 	}
 	tell_running(cn, c, sql);
 	lease_begin(&session->lease, cn);
 	if (!conn_command(c, cn, sql, &session->error, NULL)) {
 		session->error.settling = lease_end(&session->lease, c);
-		tell_ended(pool, c, session->error.settling);
+		tell_ended(pool, c, 0, session->error.settling);
 		return tx;
 	}
-	tell_ended(pool, c, false);
+	tell_ended(pool, c, 0, false);
 	tx->hooked = true;
 	ctx_hook_add(c, &tx->hook, tx_ctx_done);
 	lease_leave(&session->lease, c);
@@ -114,7 +114,7 @@ bool pg_commit(pg_tx *tx)
 	bool answered = conn_command(session->ctx, cn, "COMMIT", &session->error, tag);
 	tx->committed = judge(&session->error, answered, tag);
 	session->error.settling = lease_end(&session->lease, session->ctx);
-	tell_ended(session->lease.pool, session->ctx, session->error.settling);
+	tell_ended(session->lease.pool, session->ctx, 0, session->error.settling);
 	return tx->committed;
 }
 

@@ -38,8 +38,8 @@ static bool back_at(void *arg)
 	const footprint *base = arg;
 
 	return service_metric(base->s, "albumd_fibers") == 0 &&
-	       service_metric(base->s, "http_connections") == 0 && entries(base->s, "fd") <= base->files &&
-	       entries(base->s, "task") <= base->threads;
+	       service_metric(base->s, "http_open_connections") == 0 &&
+	       entries(base->s, "fd") <= base->files && entries(base->s, "task") <= base->threads;
 }
 
 /* Enough of both kinds that what is made once has been made. */
@@ -98,7 +98,7 @@ Test(baseline, is_where_it_returns_to, .timeout = 600)
 	abort_all(s, 400);
 	cr_assert(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", 8, 10000));
 	cr_assert(service_metric_becomes(s, "albumd_fibers", 0, 10000));
-	cr_assert(service_metric_becomes(s, "http_connections", 0, 10000));
+	cr_assert(service_metric_becomes(s, "http_open_connections", 0, 10000));
 	base.files = entries(s, "fd");
 	base.threads = entries(s, "task");
 

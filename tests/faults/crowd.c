@@ -219,7 +219,7 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 		client_close(visitors[i].client);
 	cr_expect(service_runs(s, 0, 1000));
 	cr_expect(service_metric_becomes(s, "albumd_fibers", 0, 5000));
-	cr_expect(service_metric_becomes(s, "http_connections", 0, 5000));
+	cr_expect(service_metric_becomes(s, "http_open_connections", 0, 5000));
 	cr_expect(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", POOL, 5000));
 	cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), POOL));
 	cr_expect(eq(int, service_stop(s), 0));

@@ -1,6 +1,7 @@
 /* The admin listener and the log: what operators see. */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,83 @@ Test(admin, counts_what_happened, .timeout = 60)
 	service_stop(s);
 }
 
+/* What Prometheus itself has to say of both forms, where it is installed. */
+Test(admin, metrics_please_promtool, .timeout = 60)
+{
+	service *s = service_start(NULL);
+	char *output = NULL;
+	int status = process_run((const char *const[]){"/bin/sh", "-c", "command -v promtool", NULL}, NULL,
+	                         5000, &output);
+	char command[128];
+
+	free(output);
+	if (status != 0) {
+		service_stop(s);
+		cr_skip("promtool is not installed");
+	}
+	client_get(s->port, "/albums/1", NULL, TIMEOUT_MS);
+	snprintf(command, sizeof command, "curl -s http://127.0.0.1:%d/metrics | promtool check metrics 2>&1",
+	         s->admin_port);
+	status = process_run((const char *const[]){"/bin/sh", "-c", command, NULL}, NULL, 20000, &output);
+	cr_expect(status == 0 && strcmp(output, "") == 0, "%s", output);
+	free(output);
+	service_stop(s);
+}
+
+static bool has_line(const char *text, const char *line)
+{
+	size_t length = strlen(line);
+
+	for (const char *at = text; (at = strstr(at, line)); at += length) {
+		if ((at == text || at[-1] == '\n') && at[length] == '\n')
+			return true;
+	}
+	return false;
+}
+
+Test(admin, metrics_come_as_openmetrics_too, .timeout = 60)
+{
+	/* As Prometheus asks. */
+	static const char accept[] =
+		"Accept: application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;"
+		"version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1\r\n";
+	service *s = service_start(NULL);
+	char *type;
+	reply r;
+
+	client_get(s->port, "/albums/1", NULL, TIMEOUT_MS);
+	cr_assert(
+		eq(int, client_request(s->admin_port, "GET", "/metrics", accept, NULL, &r, TIMEOUT_MS), 200));
+	type = reply_header(&r, "Content-Type");
+	cr_expect(eq(str, type, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+	free(type);
+	cr_expect(has_line(r.body, "# TYPE http_requests counter"));
+	cr_expect(has_line(r.body, "# TYPE albumd_build info"));
+	cr_expect(has_line(r.body,
+	                   "http_requests_total{route=\"/albums/{id}\",method=\"GET\",status=\"200\"} 1"));
+	cr_expect(has_line(r.body, "db_query_duration_seconds_bucket{le=\"5.0\"} 1"));
+	cr_expect(r.size > 6 && strcmp(r.body + r.size - 6, "# EOF\n") == 0);
+	/* A family has one name and one type, which "http_connections" and "http_connections_total" would not. */
+	for (const char *at = r.body; (at = strstr(at, "# TYPE ")); at++) {
+		char family[128];
+
+		snprintf(family, sizeof family, "%.*s ", (int)strcspn(at + 7, " "), at + 7);
+		for (const char *other = at + 7; (other = strstr(other, "# TYPE ")); other++)
+			cr_expect(strncmp(other + 7, family, strlen(family)) != 0, "twice: %s", family);
+	}
+	reply_free(&r);
+	cr_assert(eq(int,
+	             client_request(s->admin_port, "GET", "/metrics", "Accept: text/html, */*;q=0.8\r\n",
+	                            NULL, &r, TIMEOUT_MS),
+	             200));
+	type = reply_header(&r, "Content-Type");
+	cr_expect(eq(str, type, "text/plain; version=0.0.4; charset=utf-8"));
+	free(type);
+	cr_expect_null(strstr(r.body, "# EOF"));
+	reply_free(&r);
+	service_stop(s);
+}
+
 /* Every line that is no comment: a name, maybe labels, a number; every family introduced once, before its samples. */
 Test(admin, metrics_have_prometheus_form, .timeout = 60)
 {
@@ -129,8 +207,80 @@ Test(admin, log_tells_each_request, .timeout = 60)
 	cr_expect(json_real_value(json_object_get(line, "duration_ms")) > 0);
 	cr_expect_null(json_object_get(line, "reason"));
 	cr_expect_not_null(json_string_value(json_object_get(line, "time")));
+	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "route")), "GET /albums/{id}"));
+	cr_expect(json_real_value(json_object_get(line, "queue_ms")) >= 0);
+	cr_expect(json_real_value(json_object_get(line, "query_ms")) > 0);
+	cr_expect(eq(int, (int)json_integer_value(json_object_get(line, "rows")), 1));
+	cr_expect_not_null(json_string_value(json_object_get(line, "request")));
+	json_decref(line);
+
+	/* Its names are the client's, where it has some; and no query is none that took no time. */
+	client_request(s->port, "GET", "/nowhere",
+	               "X-Request-Id: here-and-there\r\n"
+	               "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
+	               NULL, NULL, TIMEOUT_MS);
+	line = service_log(s, "/nowhere", TIMEOUT_MS);
+	cr_assert_not_null(line);
+	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "request")), "here-and-there"));
+	cr_expect(eq(str, (char *)json_string_value(json_object_get(line, "trace")),
+	             "0af7651916cd43dd8448eb211c80319c"));
+	cr_expect_null(json_object_get(line, "query_ms"));
+	cr_expect_null(json_object_get(line, "queue_ms"));
 	json_decref(line);
 	service_stop(s);
+}
+
+/* The time in the queue is told apart from the time that the query ran. */
+Test(admin, log_tells_waiting_from_work, .timeout = 60)
+{
+	service *s = service_start((const char *const[]){"--pool-size", "1", "--query-timeout", "3s", NULL});
+	client *first = client_connect(s->port);
+	json_t *line;
+
+	cr_assert(client_send_get(first, "/albums?delay=2s"));
+	cr_assert(service_runs(s, 1, TIMEOUT_MS));
+	cr_expect(
+		eq(int,
+	           client_request(s->port, "GET", "/albums/2", "Prefer: wait=1\r\n", NULL, NULL, TIMEOUT_MS),
+	           504));
+	line = service_log(s, "/albums/2", TIMEOUT_MS);
+	cr_assert_not_null(line);
+	cr_expect(json_real_value(json_object_get(line, "queue_ms")) >= 900, "%s", service_line(line));
+	cr_expect_null(json_object_get(line, "query_ms"), "it never ran: %s", service_line(line));
+	json_decref(line);
+	cr_expect(eq(int, client_get(s->port, "/albums/3", NULL, TIMEOUT_MS), 200));
+	line = service_log(s, "/albums/3", TIMEOUT_MS);
+	cr_assert_not_null(line);
+	cr_expect(json_real_value(json_object_get(line, "queue_ms")) >
+	                  json_real_value(json_object_get(line, "query_ms")),
+	          "%s", service_line(line));
+	json_decref(line);
+	client_close(first);
+	service_stop(s);
+}
+
+/* A message that comes again and again is written a few times, and then counted. */
+Test(admin, log_does_not_repeat_itself, .timeout = 60)
+{
+	char url[96];
+	albumd *a;
+	char *output;
+	int said = 0;
+
+	snprintf(url, sizeof url, "postgresql://127.0.0.1:%d/albums", support_free_port());
+	a = albumd_start(&(albumd_options){.database_url = url});
+	cr_assert_not_null(a);
+	for (int i = 0; i < 20; i++)
+		cr_expect(eq(int, client_get(a->port, "/albums/1", NULL, TIMEOUT_MS), 503));
+	process_signal(a->process, SIGTERM);
+	cr_expect(eq(int, process_wait(a->process, TIMEOUT_MS), 0));
+	output = process_output(a->process);
+	for (const char *at = output; (at = strstr(at, "\"msg\":\"the database cannot be reached\"")); at++)
+		said++;
+	cr_expect(eq(int, said, 6), "%s", output);
+	cr_expect_not_null(strstr(output, "\"repeated\":15"), "%s", output);
+	free(output);
+	albumd_stop(a);
 }
 
 /* What a client sends cannot end a line, begin another, or reach a terminal as a control sequence. */
