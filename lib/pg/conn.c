@@ -241,7 +241,7 @@ static bool conn_open(ctx *c, conn *cn, pg_error *error)
 		error_set(error, PG_ERROR_MEMORY, cn->fd < 0 ? strerror(errno) : "out of memory");
 		return false;
 	}
-	if (!set_up_session(c, cn, error))
+	if (!set_up_session(c, cn, error) || !session_introduce(c, cn, error))
 		return false;
 	if (!conn_watch(cn)) {
 		error_set(error, PG_ERROR_MEMORY, "cannot watch the connection");

@@ -61,6 +61,7 @@ const char *pg_error_kind_name(pg_error_kind kind);
 /* ---- The pool --------------------------------------------------------------------------------------- */
 
 typedef struct pg_pool pg_pool;
+typedef struct pg_conn pg_conn;
 
 /* How a cancelled query ended, told once its connection has settled. */
 typedef struct pg_settled {
@@ -94,15 +95,35 @@ typedef struct pg_pool_options {
 	const char *conninfo; /* libpq connection string or URI; NULL or "": libpq's PG* environment */
 	const char *application_name; /* as pg_stat_activity shows it; NULL: "tether"; conninfo's own wins */
 	size_t size;                  /* connections at most, in whatever state; 0: 16 */
-	size_t queue_size;            /* callers waiting for a connection at most; 0: 1024 */
-	int64_t connect_timeout;      /* for one attempt; 0: 5 s */
-	int64_t settle_timeout;       /* a cancelled connection that is not clean by then is closed; 0: 2 s */
+	size_t min_idle; /* kept idle and ready, made ahead of need in the background, one at a time; 0: none */
+	size_t max_idle; /* idle at most: what comes back beyond is closed (Go's SetMaxIdleConns); 0: size */
+	/*
+	 * The two limits of time close only connections that are idle or come back, and never a lent one. Lifetime ends
+	 * at random between max_lifetime less its jitter and max_lifetime, one connection at a time while its successor
+	 * is made, and not while the server takes no new ones: those made together do not end together.
+	 */
+	int64_t max_lifetime;        /* closed at that age (Go's SetConnMaxLifetime); 0: never */
+	int64_t max_lifetime_jitter; /* at most max_lifetime; 0: a tenth of it */
+	int64_t max_idle_time; /* closed when idle so long, down to min_idle (Go's SetConnMaxIdleTime); 0: never */
+	size_t queue_size;       /* callers waiting for a connection at most; 0: 1024 */
+	int64_t connect_timeout; /* for one attempt; 0: 5 s */
+	int64_t settle_timeout;  /* a cancelled connection that is not clean by then is closed; 0: 2 s */
 	/*
 	 * The two backstops are set for each session when it opens. Behind a pooler they are not, for sessions are
 	 * shared there: set them for the role (ALTER ROLE … SET).
 	 */
 	int64_t statement_timeout; /* PostgreSQL's own limit as a backstop, a little above any deadline; 0: none */
 	int64_t liveness_interval; /* client_connection_check_interval, the backstop for our own death; 0: 1 s */
+	/*
+	 * What a new session begins with, before it is first lent: SQL (several statements, ";" between them), then a
+	 * call. The call runs in a fiber of the pool's own thread, where it may wait under c but must not block; c ends
+	 * with the attempt to connect. session is borrowed: not to be released, its rows closed, no transaction left
+	 * open. false, with *error filled in or not, or failing SQL: the attempt has failed, and those who wait for a
+	 * connection get PG_ERROR_CONNECTION with that message and SQLSTATE. Behind a pooler that shares its sessions
+	 * neither lasts. NULL: nothing.
+	 */
+	const char *after_connect_sql;
+	bool (*after_connect)(ctx *c, pg_conn *session, pg_error *error, void *data);
 	/*
 	 * Called once for each query whose context ended in flight (those whose error says `settling`, and those
 	 * whose rows were not looked at any more), on the pool's own thread: it must not block. NULL: not called.
@@ -114,13 +135,14 @@ typedef struct pg_pool_options {
 	 * the waiting from the work. NULL: not called.
 	 */
 	void (*on_query)(const pg_query_event *event, void *data);
-	void *data; /* for the two */
+	void *data; /* for the three */
 } pg_pool_options;
 
 /*
  * Makes a pool and its keeper thread, on which connections are made, watched, cancelled, settled and closed.
- * Connects to nothing yet (as Go's sql.Open; see pg_pool_ping). options and its strings are copied. NULL on
- * failure, with *error filled in where error is not NULL: USAGE for a conninfo that libpq cannot read, MEMORY.
+ * Waits for no connection (as Go's sql.Open; see pg_pool_ping), and makes none yet but for min_idle. options and its
+ * strings are copied. NULL on failure, with *error filled in where error is not NULL: USAGE for a conninfo that
+ * libpq cannot read or for limits that contradict each other, MEMORY.
  */
 pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error);
 
@@ -150,6 +172,7 @@ typedef struct pg_pool_stats {
 		cancel_batches; /* requests it took; statements that sent several of them together */
 	uint64_t settled_kept, settled_closed; /* what became of their connections */
 	uint64_t lost;                         /* connections that broke or that the server ended */
+	uint64_t closed_max_idle, closed_idle_time, closed_lifetime; /* connections that a limit closed */
 } pg_pool_stats;
 void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats);
 
@@ -175,7 +198,6 @@ typedef struct pg_params {
 
 typedef struct pg_rows pg_rows;
 typedef struct pg_tx pg_tx;
-typedef struct pg_conn pg_conn;
 
 /*
  * pg_query(ctx, where, sql, params) runs one statement on where: a pg_pool *, pg_tx * or pg_conn *. It returns

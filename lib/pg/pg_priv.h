@@ -115,6 +115,7 @@ struct conn {
 	bool unsent;     /* a part of a message has not been written yet */
 	bool doomed;     /* in a state that nothing but a close gets it out of */
 	int64_t idle_since;
+	int64_t expires_at; /* past its lifetime from then on; 0: never */
 	struct {
 		statement *buckets[64];
 		statement *newest, *oldest; /* by last use */
@@ -228,7 +229,7 @@ void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling);
 
 struct pg_pool {
 	unsigned magic;
-	char *conninfo, *application_name;
+	char *conninfo, *application_name, *after_connect_sql;
 	pg_pool_options options; /* with the defaults filled in */
 	ctx *ctx;                /* ends when the pool is closed: what stops the connecting */
 	loop *keeper;
@@ -250,7 +251,7 @@ struct pg_pool {
 	size_t cancel_links;
 	bool batching;   /* some are being sent together */
 	bool links_only; /* pg_cancel_backend was refused */
-	uv_timer_t retry;
+	uv_timer_t retry, upkeep;
 	loop_exit keeper_exit;
 };
 
@@ -272,8 +273,13 @@ bool conn_return_locked(conn *cn, ctx *c);
 void pool_give_locked(conn *cn);
 void pool_retire_locked(conn *cn);
 void pool_forget_locked(conn *cn);
-void pool_connect_failed(conn *cn, const pg_error *error);
-void pool_connected(conn *cn);
+
+/* Under the mutex: how many are idle / may serve someone yet / count against the pool's size. */
+size_t pool_idle_count(const pg_pool *pool);
+size_t pool_alive_count(const pg_pool *pool);
+size_t pool_all_count(const pg_pool *pool);
+
+void pool_tell_failure(pg_pool *pool); /* under the mutex: all who wait get pool->failure */
 
 static inline void pool_lock(pg_pool *pool)
 {
@@ -284,6 +290,27 @@ static inline void pool_unlock(pg_pool *pool)
 {
 	pthread_mutex_unlock(&pool->mutex);
 }
+
+/* ---- upkeep.c: how many connections there are, and for how long --------------------------------------- */
+
+/* From the keeper: how an attempt to connect ended. */
+void pool_connect_failed(conn *cn, const pg_error *error);
+void pool_connected(conn *cn);
+
+/*
+ * Under the mutex: begins connections for who waits (`more`: and is about to), and for the least that is to be idle, as
+ * far as the limits allow.
+ */
+void pool_feed(pg_pool *pool, size_t more);
+
+/* Under the mutex: no connection is alive, none is being made, none may be made yet. */
+bool pool_is_down(const pg_pool *pool);
+
+/* Under the mutex: whether it is past its lifetime, and this is a moment to close it. */
+bool pool_is_worn(const conn *cn);
+
+/* Under the mutex, from the keeper: closes an idle connection that is past its time, and sees to it that the next is. */
+void pool_upkeep(pg_pool *pool);
 
 /* ---- cancel.c: requests, on the keeper ---------------------------------------------------------------- */
 
@@ -413,6 +440,9 @@ bool session_is_over(pg_conn *session); /* true, with session->error; the end of
 conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
 void session_leave(pg_conn *session, ctx *c,
                    pg_error *error); /* error: the statement's, which may end the session */
+
+/* On the keeper: after_connect, for a connection that is CONNECTING. false with *error: not to be used. Waits. */
+bool session_introduce(ctx *c, conn *cn, pg_error *error);
 
 /* From the keeper, under the mutex: a connection that settled comes back; with NULL, it never will. */
 void session_returned(pg_conn *session, conn *cn);

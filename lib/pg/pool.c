@@ -3,19 +3,12 @@
  *
  * One mutex guards all of it, for short. A caller takes an idle connection, the one used last, best of his
  * own home; or stands in the queue, from which whatever becomes available goes to who has waited longest, on
- * whichever loop or thread. feed() sees to it that as many connections are being made as callers wait.
+ * whichever loop or thread. How many connections there are, and for how long, is the business of upkeep.c.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "pg_priv.h"
-
-enum {
-	CONNECTS_AT_ONCE = 8
-}; /* each costs the server a process; more would only stand in the way of cancels */
-
-static const int64_t BACKOFF_FIRST = 100 * CTX_MILLISECOND;
-static const int64_t BACKOFF_MOST = 2 * CTX_SECOND;
 
 /* A connection idle for longer is looked at before it is lent: the keeper may not have seen its end yet. */
 static const int64_t FRESH = 10 * CTX_MILLISECOND;
@@ -23,9 +16,20 @@ static const int64_t FRESH = 10 * CTX_MILLISECOND;
 /* What a waiter is handed instead of a connection. */
 static char told_failure, told_closed;
 
+static void tell_waiters(pg_pool *pool, void *what)
+{
+	while (wait_queue_hand(&pool->waiters, what))
+		;
+}
+
+void pool_tell_failure(pg_pool *pool)
+{
+	tell_waiters(pool, &told_failure);
+}
+
 /* ---- Counting --------------------------------------------------------------------------------------- */
 
-static size_t idle_count(const pg_pool *pool)
+size_t pool_idle_count(const pg_pool *pool)
 {
 	size_t n = pool->lists[CONN_IDLE].length;
 	for (const home *h = pool->homes; h; h = h->next)
@@ -34,16 +38,16 @@ static size_t idle_count(const pg_pool *pool)
 }
 
 /* Connections that may serve someone yet. */
-static size_t alive_count(const pg_pool *pool)
+size_t pool_alive_count(const pg_pool *pool)
 {
-	return idle_count(pool) + pool->lists[CONN_BUSY].length + pool->lists[CONN_CANCELING].length +
+	return pool_idle_count(pool) + pool->lists[CONN_BUSY].length + pool->lists[CONN_CANCELING].length +
 	       pool->lists[CONN_SETTLING].length;
 }
 
 /* Connections that count against the pool's size. */
-static size_t all_count(const pg_pool *pool)
+size_t pool_all_count(const pg_pool *pool)
 {
-	return alive_count(pool) + pool->lists[CONN_CONNECTING].length + pool->lists[CONN_CLOSED].length;
+	return pool_alive_count(pool) + pool->lists[CONN_CONNECTING].length + pool->lists[CONN_CLOSED].length;
 }
 
 void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats)
@@ -53,109 +57,13 @@ void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats)
 	*stats = pool->totals;
 	stats->size = pool->options.size;
 	stats->connecting = pool->lists[CONN_CONNECTING].length;
-	stats->idle = idle_count(pool);
+	stats->idle = pool_idle_count(pool);
 	stats->busy = pool->lists[CONN_BUSY].length;
 	stats->canceling = pool->lists[CONN_CANCELING].length;
 	stats->settling = pool->lists[CONN_SETTLING].length;
 	stats->open = stats->connecting + stats->idle + stats->busy + stats->canceling + stats->settling;
 	stats->waiting = pool->waiters.length;
 	pthread_mutex_unlock(mutex);
-}
-
-/* ---- Making connections for who waits --------------------------------------------------------------- */
-
-static void tell_waiters(pg_pool *pool, void *what)
-{
-	while (wait_queue_hand(&pool->waiters, what))
-		;
-}
-
-static bool backing_off(const pg_pool *pool)
-{
-	return pool->failures > 0 && ctx_now() < pool->retry_at;
-}
-
-/* No connection is alive, none is being made, none may be made yet. */
-static bool is_down(const pg_pool *pool)
-{
-	return backing_off(pool) && alive_count(pool) == 0 && pool->lists[CONN_CONNECTING].length == 0;
-}
-
-/*
- * Begins as many connections as are wanted by those who wait (`more`: and are about to), as far as the limits
- * allow. After a failure one attempt at a time feels the way.
- */
-static void feed(pg_pool *pool, size_t more)
-{
-	if (pool->closed || pool->waiters.length + more == 0)
-		return;
-	if (is_down(pool)) {
-		tell_waiters(pool, &told_failure);
-		return;
-	}
-	const conn_list *connecting = &pool->lists[CONN_CONNECTING];
-	size_t at_once = pool->failures > 0 ? 1 : CONNECTS_AT_ONCE;
-	size_t wanted = pool->waiters.length + more;
-	while (connecting->length < wanted && connecting->length < at_once &&
-	       all_count(pool) < pool->options.size && !backing_off(pool)) {
-		conn *cn = conn_new(pool);
-		if (!cn)
-			return;
-		cn->task.fn = conn_connect_task;
-		loop_post_task(pool->keeper, &cn->task);
-	}
-}
-
-void pool_connected(conn *cn)
-{
-	pg_pool *pool = cn->pool;
-	pool_lock(pool);
-	pool->totals.connects++;
-	pool->failures = 0;
-	pool_give_locked(cn);
-	feed(pool, 0);
-	pool_unlock(pool);
-}
-
-/* Between half and all of it, so that several programs do not come back in step. */
-static int64_t with_jitter(int64_t ns)
-{
-	return ns / 2 + ctx_now() % (ns / 2);
-}
-
-static void retry_now(uv_timer_t *timer)
-{
-	pg_pool *pool = container_of(timer, pg_pool, retry);
-	pool_lock(pool);
-	feed(pool, 0);
-	pool_unlock(pool);
-}
-
-/* On the keeper. Attempts that ran side by side count as one. */
-static void back_off(pg_pool *pool)
-{
-	if (backing_off(pool))
-		return;
-	int64_t wait = BACKOFF_FIRST << (pool->failures < 8 ? pool->failures : 8);
-	wait = with_jitter(wait < BACKOFF_MOST ? wait : BACKOFF_MOST);
-	pool->failures++;
-	pool->retry_at = ctx_now() + wait;
-	uv_timer_start(&pool->retry, retry_now, (uint64_t)(wait / CTX_MILLISECOND) + 1, 0);
-}
-
-void pool_connect_failed(conn *cn, const pg_error *error)
-{
-	pg_pool *pool = cn->pool;
-	pool_lock(pool);
-	pool->totals.connect_failures++;
-	pool->failure = *error;
-	if (!pool->closed)
-		back_off(pool);
-	if (alive_count(pool) == 0)
-		tell_waiters(pool, &told_failure);
-	conn_move(cn, CONN_CLOSED);
-	conn_dispatch(cn);
-	pool_unlock(pool);
 }
 
 /* ---- Giving ----------------------------------------------------------------------------------------- */
@@ -167,10 +75,21 @@ void pool_give_locked(conn *cn)
 		pool_retire_locked(cn);
 		return;
 	}
+	if (pool_is_worn(cn)) {
+		pool->totals.closed_lifetime++;
+		pool_retire_locked(cn);
+		return;
+	}
 	conn_move(cn, CONN_BUSY);
 	cn->idle_since = ctx_now();
-	if (!wait_queue_hand(&pool->waiters, cn))
+	if (wait_queue_hand(&pool->waiters, cn))
+		return;
+	if (pool_idle_count(pool) < pool->options.max_idle) {
 		conn_move(cn, CONN_IDLE);
+		return;
+	}
+	pool->totals.closed_max_idle++;
+	pool_retire_locked(cn);
 }
 
 void pool_retire_locked(conn *cn)
@@ -185,8 +104,9 @@ void pool_forget_locked(conn *cn)
 {
 	pg_pool *pool = cn->pool;
 	conn_move(cn, CONN_STATES);
-	feed(pool, 0);
-	if (pool->closed && all_count(pool) == 0)
+	pool_feed(pool, 0);
+	pool_upkeep(pool);
+	if (pool->closed && pool_all_count(pool) == 0)
 		wait_event_set(&pool->all_closed);
 }
 
@@ -203,6 +123,11 @@ bool conn_return_locked(conn *cn, ctx *c)
 	PGTransactionStatusType status = PQtransactionStatus(cn->pg);
 	bool in_flight = status == PQTRANS_ACTIVE;
 	bool ended = false;
+	if (cn->state == CONN_CONNECTING) {
+		/* after_connect has spoilt it: its connecting fails. */
+		cn->doomed = true;
+		return false;
+	}
 	if (!in_flight)
 		drop_notifications(cn);
 	if (cn->doomed || cn->lost || status == PQTRANS_UNKNOWN) {
@@ -241,8 +166,11 @@ static conn *take_idle(pg_pool *pool, loop *here)
 	/* Of another's home, the one that other would use last. */
 	for (home *h = pool->homes; h && !cn; h = h->next)
 		cn = h->idle.last;
-	if (cn)
-		conn_move(cn, CONN_BUSY);
+	if (!cn)
+		return NULL;
+	conn_move(cn, CONN_BUSY);
+	if (pool->options.min_idle)
+		pool_feed(pool, 0);
 	return cn;
 }
 
@@ -253,12 +181,12 @@ static conn *stand_in_queue(ctx *c, pg_pool *pool, pg_error *error)
 		error_set(error, PG_ERROR_SATURATED, "too many callers wait for a connection already");
 		return NULL;
 	}
-	if (is_down(pool)) {
+	if (pool_is_down(pool)) {
 		*error = pool->failure;
 		return NULL;
 	}
-	feed(pool, 1);
-	if (all_count(pool) == 0) {
+	pool_feed(pool, 1);
+	if (pool_all_count(pool) == 0) {
 		error_set(error, PG_ERROR_MEMORY, "out of memory");
 		return NULL;
 	}
@@ -327,13 +255,16 @@ conn *pool_acquire(ctx *c, pg_pool *pool, pg_error *error)
 static void keeper_exit(loop_exit *hook, loop *l)
 {
 	(void)l;
-	uv_close((uv_handle_t *)&container_of(hook, pg_pool, keeper_exit)->retry, NULL);
+	pg_pool *pool = container_of(hook, pg_pool, keeper_exit);
+	uv_close((uv_handle_t *)&pool->retry, NULL);
+	uv_close((uv_handle_t *)&pool->upkeep, NULL);
 }
 
 static void *keeper_main(void *arg)
 {
 	pg_pool *pool = arg;
 	uv_timer_init(loop_uv(pool->keeper), &pool->retry);
+	uv_timer_init(loop_uv(pool->keeper), &pool->upkeep);
 	pool->keeper_exit.fn = keeper_exit;
 	loop_exit_add(pool->keeper, &pool->keeper_exit);
 	loop_run(pool->keeper);
@@ -351,6 +282,10 @@ static void fill_in_options(pg_pool_options *options)
 {
 	if (!options->size)
 		options->size = 16;
+	if (!options->max_idle)
+		options->max_idle = options->size;
+	if (options->max_lifetime_jitter <= 0)
+		options->max_lifetime_jitter = options->max_lifetime / 10;
 	if (!options->queue_size)
 		options->queue_size = 1024;
 	if (options->connect_timeout <= 0)
@@ -373,6 +308,7 @@ static void pool_free(pg_pool *pool)
 	pthread_mutex_destroy(&pool->mutex);
 	free(pool->conninfo);
 	free(pool->application_name);
+	free(pool->after_connect_sql);
 	pool->magic = 0;
 	free(pool);
 }
@@ -388,6 +324,23 @@ static bool readable(const char *conninfo, pg_error *error)
 	return options;
 }
 
+/* What nothing could keep. */
+static bool sensible(const pg_pool_options *o, pg_error *error)
+{
+	if (o->min_idle > o->max_idle || o->min_idle > o->size)
+		error_set(error, PG_ERROR_USAGE, "min_idle is above max_idle or the pool's size");
+	else if (o->max_lifetime < 0 || o->max_idle_time < 0)
+		error_set(error, PG_ERROR_USAGE, "max_lifetime or max_idle_time is negative");
+	else if (o->max_lifetime_jitter > o->max_lifetime)
+		error_set(error, PG_ERROR_USAGE, "max_lifetime_jitter is above max_lifetime");
+	return !error->kind;
+}
+
+static char *copy(const char *text)
+{
+	return text ? strdup(text) : NULL;
+}
+
 pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error)
 {
 	pg_error unwanted;
@@ -395,7 +348,9 @@ pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error)
 		error = &unwanted;
 	error_clear(error);
 	const char *conninfo = options->conninfo ? options->conninfo : "";
-	if (!readable(conninfo, error))
+	pg_pool_options filled = *options;
+	fill_in_options(&filled);
+	if (!readable(conninfo, error) || !sensible(&filled, error))
 		return NULL;
 	pg_pool *pool = calloc(1, sizeof(*pool));
 	if (!pool) {
@@ -403,17 +358,23 @@ pg_pool *pg_pool_open(const pg_pool_options *options, pg_error *error)
 		return NULL;
 	}
 	pool->magic = POOL_MAGIC;
-	pool->options = *options;
-	fill_in_options(&pool->options);
+	pool->options = filled;
 	pthread_mutex_init(&pool->mutex, NULL);
 	pool->waiters = (wait_queue)WAIT_QUEUE_INIT;
 	pool->all_closed = (wait_event)WAIT_EVENT_INIT;
 	pool->conninfo = strdup(conninfo);
 	pool->application_name = strdup(options->application_name ? options->application_name : "tether");
+	pool->after_connect_sql = copy(options->after_connect_sql);
 	pool->ctx = ctx_with_cancel(ctx_background());
-	pool->options.conninfo = pool->options.application_name = NULL;
-	if (pool->conninfo && pool->application_name && pool->ctx && keeper_start(pool))
+	pool->options.conninfo = pool->options.application_name = pool->options.after_connect_sql = NULL;
+	bool copied = pool->conninfo && pool->application_name &&
+	              (pool->after_connect_sql || !options->after_connect_sql);
+	if (copied && pool->ctx && keeper_start(pool)) {
+		pool_lock(pool);
+		pool_feed(pool, 0); /* the least that is to be idle */
+		pool_unlock(pool);
 		return pool;
+	}
 	error_set(error, PG_ERROR_MEMORY, "out of memory, files or threads");
 	pool_free(pool);
 	return NULL;
@@ -439,7 +400,7 @@ void pg_pool_close(pg_pool *pool)
 	pool->closed = true;
 	tell_waiters(pool, &told_closed);
 	close_idle(pool);
-	bool none = all_count(pool) == 0;
+	bool none = pool_all_count(pool) == 0;
 	pool_unlock(pool);
 	ctx_cancel(pool->ctx);
 	if (!none)

@@ -205,6 +205,8 @@ void pg_conn_release(pg_conn *session)
 		return;
 	if (session->magic != SESSION_MAGIC)
 		pg_misuse("pg_conn_release", "not a pinned connection, or given back before");
+	if (session->ctx)
+		pg_misuse("pg_conn_release", "the session of after_connect is borrowed");
 	if (session->rows)
 		pg_misuse("pg_conn_release", "rows of it are still open");
 	pg_pool *pool = session->lease.pool;
@@ -220,6 +222,51 @@ void pg_conn_release(pg_conn *session)
 	}
 	session->magic = 0;
 	free(session);
+}
+
+/* ---- What a new session begins with ------------------------------------------------------------------ */
+
+static bool call_after_connect(ctx *c, conn *cn, pg_error *error)
+{
+	const pg_pool_options *options = &cn->pool->options;
+	/* Like a transaction's it is over with the first context that ends in flight: then there is no point in settling. */
+	pg_conn session = {.magic = SESSION_MAGIC, .ctx = c};
+	lease_begin(&session.lease, cn);
+	lease_leave(&session.lease, c);
+	bool ok = options->after_connect(c, &session, error, options->data);
+	if (session.rows)
+		pg_misuse("after_connect", "rows of the session are still open");
+	/* What its rows have left unread is skipped here. */
+	if (ok && session_enter(c, &session, error) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE)
+		return true;
+	if (session.error.kind && !error->kind)
+		*error = session.error;
+	if (!error->kind)
+		error_set(error, PG_ERROR_CONNECTION,
+		          ok ? "after_connect has left a transaction open"
+		             : "after_connect has refused the new session");
+	return false;
+}
+
+bool session_introduce(ctx *c, conn *cn, pg_error *error)
+{
+	const pg_pool *pool = cn->pool;
+	error_clear(error);
+	bool ok = !pool->after_connect_sql || conn_command(c, cn, pool->after_connect_sql, error, NULL);
+	if (ok && pool->options.after_connect)
+		ok = call_after_connect(c, cn, error);
+	if (ok && PQtransactionStatus(cn->pg) != PQTRANS_IDLE) {
+		error_set(error, PG_ERROR_CONNECTION, "after_connect_sql has left a transaction open");
+		ok = false;
+	}
+	/* Whatever it was, to those who wait for a connection it is that there is none. */
+	if (!ok && ctx_err(c))
+		error_set(error, PG_ERROR_CONNECTION, "after_connect has not ended in time");
+	if (!ok)
+		error->kind = PG_ERROR_CONNECTION;
+	error->cause = NULL;
+	error->settling = false;
+	return ok;
 }
 
 pg_rows *pg_conn_query(ctx *c, pg_conn *session, const char *sql, pg_params params)

@@ -1,0 +1,503 @@
+/*
+ * Upkeep: how many connections are kept idle, when one is closed for its age or its idleness, and what a new one begins
+ * with. Every limit is seen to act by the pool's own counts.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc_fault.h"
+#include "pg_stub.h"
+#include "pools.h"
+#include "private_db.h"
+#include "support.h"
+#include "together.h"
+
+enum { BOUND_MS = 20000 };
+
+TestSuite(pg_upkeep, .timeout = 60);
+
+static const char *kind_of(const pg_error *error)
+{
+	return error ? pg_error_kind_name(error->kind) : "none";
+}
+
+/* ---- Waiting for the pool's counts -------------------------------------------------------------------- */
+
+typedef enum count {
+	OPEN,
+	IDLE,
+	CONNECTS,
+	FAILURES,
+	BY_MAX_IDLE,
+	BY_IDLE_TIME,
+	BY_LIFETIME,
+} count;
+
+static uint64_t count_of(const test_pool *t, count what)
+{
+	pg_pool_stats s = stats_of(t);
+	const uint64_t counts[] = {
+		[OPEN] = s.open,
+		[IDLE] = s.idle,
+		[CONNECTS] = s.connects,
+		[FAILURES] = s.connect_failures,
+		[BY_MAX_IDLE] = s.closed_max_idle,
+		[BY_IDLE_TIME] = s.closed_idle_time,
+		[BY_LIFETIME] = s.closed_lifetime,
+	};
+	return counts[what];
+}
+
+typedef struct expected {
+	test_pool *t;
+	count what;
+	uint64_t least, most;
+} expected;
+
+static bool is_as_expected(void *arg)
+{
+	const expected *e = arg;
+	uint64_t n = count_of(e->t, e->what);
+	return n >= e->least && n <= e->most;
+}
+
+static bool becomes(test_pool *t, count what, uint64_t n)
+{
+	return eventually(is_as_expected, &(expected){t, what, n, n}, BOUND_MS);
+}
+
+static bool reaches(test_pool *t, count what, uint64_t n)
+{
+	return eventually(is_as_expected, &(expected){t, what, n, UINT64_MAX}, BOUND_MS);
+}
+
+/* Has `n` connections lent at once, and gives them back. */
+static void use_at_once(test_pool *t, int n)
+{
+	pg_conn *sessions[16];
+	for (int i = 0; i < n; i++) {
+		sessions[i] = pg_conn_acquire(ctx_background(), t->pool);
+		cr_assert_null(pg_conn_error(sessions[i]));
+	}
+	for (int i = 0; i < n; i++)
+		pg_conn_release(sessions[i]);
+}
+
+/* ---- How many are idle -------------------------------------------------------------------------------- */
+
+Test(pg_upkeep, refuses_limits_that_contradict_each_other)
+{
+	const pg_pool_options refused[] = {
+		{.size = 2, .min_idle = 3},
+		{.size = 4, .min_idle = 3, .max_idle = 2},
+		{.max_lifetime = -1},
+		{.max_idle_time = -1},
+		{.max_lifetime = CTX_SECOND, .max_lifetime_jitter = 2 * CTX_SECOND},
+	};
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		pg_error error;
+		cr_expect_null(pg_pool_open(&refused[i], &error));
+		cr_expect(eq(int, error.kind, PG_ERROR_USAGE));
+		cr_expect(ne(str, error.message, ""));
+	}
+}
+
+Test(pg_upkeep, closes_what_comes_back_beyond_the_most_idle)
+{
+	test_pool *t = test_pool_open(6, &(pg_pool_options){.max_idle = 2});
+	use_at_once(t, 6);
+	cr_expect(becomes(t, OPEN, 2));
+	cr_expect(eq(u64, count_of(t, BY_MAX_IDLE), 4));
+	cr_expect(backends_become(t, NULL, NULL, 2));
+	use_at_once(t, 2);
+	cr_expect(eq(u64, count_of(t, BY_MAX_IDLE), 4));
+	cr_expect(eq(u64, count_of(t, CONNECTS), 6));
+	cr_expect(eq(u64, stats_of(t).lost, 0));
+	test_pool_close(t);
+}
+
+Test(pg_upkeep, keeps_the_least_idle_ready_before_anybody_asks)
+{
+	test_pool *t = test_pool_open(4, &(pg_pool_options){.min_idle = 2});
+	cr_assert(becomes(t, IDLE, 2));
+	cr_expect(eq(u64, stats_of(t).acquires, 0));
+	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool);
+	cr_expect(eq(u64, stats_of(t).waits, 0), "it was ready");
+	cr_assert(becomes(t, IDLE, 2));
+	pg_conn *b = pg_conn_acquire(ctx_background(), t->pool);
+	cr_assert(becomes(t, IDLE, 2));
+	/* The size is the end of it. */
+	pg_conn *c = pg_conn_acquire(ctx_background(), t->pool),
+		*d = pg_conn_acquire(ctx_background(), t->pool);
+	cr_expect(eq(sz, stats_of(t).open, 4));
+	cr_expect(eq(u64, count_of(t, CONNECTS), 4));
+	pg_conn_release(a);
+	pg_conn_release(b);
+	pg_conn_release(c);
+	pg_conn_release(d);
+	test_pool_close(t);
+}
+
+Test(pg_upkeep, replaces_idle_connections_that_the_server_ended)
+{
+	test_pool *t = test_pool_open(4, &(pg_pool_options){.min_idle = 3});
+	char sql[128];
+	cr_assert(becomes(t, IDLE, 3));
+	snprintf(
+		sql, sizeof(sql),
+		"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '%s'",
+		t->application);
+	cr_expect(eq(i64, ask_number(t, sql), 3));
+	cr_expect(becomes(t, CONNECTS, 6));
+	cr_expect(becomes(t, IDLE, 3));
+	cr_expect(eq(u64, stats_of(t).lost, 3));
+	test_pool_close(t);
+}
+
+/* Nobody asks for a connection all the while: it is the pool that finds the server back. */
+Test(pg_upkeep, finds_by_itself_that_the_server_is_back)
+{
+	private_db *db = private_db_start(&(private_db_options){.empty = true});
+	cr_assert_not_null(db);
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.conninfo = private_db_url(db), .min_idle = 2});
+	cr_assert(becomes(t, IDLE, 2));
+	cr_assert(private_db_halt(db, true));
+	cr_assert(reaches(t, FAILURES, 2));
+	cr_assert(private_db_resume(db, NULL));
+	cr_expect(becomes(t, IDLE, 2));
+	cr_expect(le(u64, count_of(t, FAILURES), 40), "attempts keep a distance");
+	test_pool_close(t);
+	private_db_stop(db);
+}
+
+/* ---- Time --------------------------------------------------------------------------------------------- */
+
+Test(pg_upkeep, closes_what_is_idle_for_too_long_down_to_the_least)
+{
+	test_pool *t =
+		test_pool_open(6, &(pg_pool_options){.min_idle = 1, .max_idle_time = 100 * CTX_MILLISECOND});
+	use_at_once(t, 6);
+	cr_expect(becomes(t, OPEN, 1));
+	cr_expect(eq(u64, count_of(t, BY_IDLE_TIME) + 1, count_of(t, CONNECTS)));
+	cr_expect(eq(u64, count_of(t, BY_LIFETIME), 0));
+	cr_expect(backends_become(t, NULL, NULL, 1));
+	test_pool_close(t);
+}
+
+static void use_and_stay(void *arg)
+{
+	use_at_once(arg, 3);
+}
+
+/* Idle connections that are registered with a loop are closed by way of that loop's thread. */
+Test(pg_upkeep, closes_what_is_idle_on_a_loop)
+{
+	test_pool *t = test_pool_open(3, &(pg_pool_options){.max_idle_time = 50 * CTX_MILLISECOND});
+	loop_thread *l = loop_thread_start(NULL);
+	for (uint64_t turn = 1; turn <= 3; turn++) {
+		loop_spawn(loop_thread_loop(l), use_and_stay, t);
+		cr_expect(becomes(t, BY_IDLE_TIME, turn * 3));
+		cr_expect(becomes(t, OPEN, 0));
+	}
+	loop_thread_stop(l);
+	test_pool_close(t);
+}
+
+/* The lent one is past its lifetime, and is left alone until it comes back. */
+Test(pg_upkeep, closes_what_is_too_old_but_never_what_is_lent)
+{
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.max_lifetime = 100 * CTX_MILLISECOND});
+	pg_conn *lent = pg_conn_acquire(ctx_background(), t->pool);
+	int64_t pid = backend_of(lent);
+	pg_conn_release(pg_conn_acquire(ctx_background(), t->pool));
+	cr_expect(becomes(t, BY_LIFETIME, 1));
+	cr_expect(becomes(t, OPEN, 1));
+	cr_expect(eq(i64, backend_of(lent), pid));
+	pg_conn_release(lent);
+	cr_expect(becomes(t, BY_LIFETIME, 2));
+	cr_expect(becomes(t, OPEN, 0));
+	cr_expect(ne(i64, backend_of_pool(t), pid));
+	test_pool_close(t);
+}
+
+/* The stand-in counts the sessions it has, so that it would see any overlap of the old and the new. */
+Test(pg_upkeep, never_exceeds_its_size_while_it_renews_itself)
+{
+	pg_stub *stub = pg_stub_start(STUB_HEALTHY);
+	test_pool *t = test_pool_open(4, &(pg_pool_options){.conninfo = pg_stub_conninfo(stub),
+	                                                    .min_idle = 4,
+	                                                    .max_lifetime = 30 * CTX_MILLISECOND,
+	                                                    .max_lifetime_jitter = 15 * CTX_MILLISECOND});
+	size_t most = 0, least = 4;
+	cr_assert(becomes(t, IDLE, 4));
+	int64_t end = now_ms() + BOUND_MS;
+	while (count_of(t, BY_LIFETIME) < 40 && now_ms() < end) {
+		pg_pool_stats s = stats_of(t);
+		size_t ready = s.open - s.connecting;
+		most = s.open > most ? s.open : most;
+		least = ready < least ? ready : least;
+	}
+	cr_expect(ge(u64, count_of(t, BY_LIFETIME), 40));
+	cr_expect(le(sz, most, 4));
+	cr_expect(ge(sz, least, 3), "one at a time: each after the successor of the one before");
+	test_pool_close(t);
+	pg_stub_stop(stub);
+}
+
+static void exec_some(void *arg, int index)
+{
+	test_pool *t = arg;
+	(void)index;
+	for (int i = 0; i < 100; i++)
+		must_exec(t, "SELECT pg_sleep(0.001)");
+}
+
+/* There is always a waiter to lend it on to; its age ends it all the same, and nobody's statement with it. */
+Test(pg_upkeep, renews_itself_under_load)
+{
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.max_lifetime = 50 * CTX_MILLISECOND});
+	together(6, exec_some, t);
+	cr_expect(ge(u64, count_of(t, BY_LIFETIME), 3));
+	cr_expect(eq(u64, stats_of(t).lost, 0));
+	cr_expect(le(sz, stats_of(t).open, 2));
+	test_pool_close(t);
+}
+
+/* When no new one can be had, an old one is better than none. */
+Test(pg_upkeep, keeps_old_connections_while_the_server_takes_no_new_ones)
+{
+	private_db *db = private_db_start(&(private_db_options){.empty = true});
+	cr_assert_not_null(db);
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.conninfo = private_db_url(db),
+	                                                    .min_idle = 2,
+	                                                    .max_lifetime = 300 * CTX_MILLISECOND});
+	pg_conn *lent = pg_conn_acquire(ctx_background(), t->pool);
+	cr_assert_null(pg_conn_error(lent));
+	pg_rows_close(
+		pg_exec(ctx_background(), lent, "ALTER ROLE CURRENT_USER CONNECTION LIMIT 0", PG_NO_PARAMS));
+	pg_rows_close(pg_exec(ctx_background(), lent, "ALTER ROLE CURRENT_USER NOSUPERUSER", PG_NO_PARAMS));
+	cr_assert(reaches(t, FAILURES, 2));
+	pg_conn_release(lent);
+	uint64_t closed = count_of(t, BY_LIFETIME);
+	cr_expect(reaches(t, FAILURES, count_of(t, FAILURES) + 2));
+	cr_expect(eq(u64, count_of(t, BY_LIFETIME), closed));
+	cr_expect(ge(sz, stats_of(t).idle, 1));
+	test_pool_close(t);
+	private_db_stop(db);
+}
+
+Test(pg_upkeep, settled_connections_are_under_the_limits_too)
+{
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.max_idle = 1});
+	pg_conn *other = pg_conn_acquire(ctx_background(), t->pool);
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 20 * CTX_MILLISECOND);
+	pg_rows_close(pg_exec(c, t->pool, "SELECT pg_sleep(60)", PG_NO_PARAMS));
+	pg_conn_release(other);
+	cr_assert(pool_at_rest(t));
+	cr_expect(becomes(t, OPEN, 1));
+	cr_expect(eq(u64, count_of(t, BY_MAX_IDLE), 1));
+	cr_expect(eq(u64, stats_of(t).settled_kept, 1), "it was clean");
+	test_pool_close(t);
+}
+
+/* ---- What a new session begins with ------------------------------------------------------------------- */
+
+static char *setting(test_pool *t, const char *name)
+{
+	pg_rows_auto *r =
+		pg_query_row(ctx_background(), t->pool, "SELECT current_setting($1)", PG_PARAMS(name));
+	const char *value = pg_rows_text(r, 0);
+	return strdup(value ? value : "(none)");
+}
+
+TEST_BOTH_WAYS(pg_upkeep, runs_sql_on_every_new_session)
+{
+	test_pool *t = test_pool_open(
+		2, &(pg_pool_options){.after_connect_sql =
+	                                      "SET work_mem = '7MB'; SET tether.greeting = 'hello'"});
+	char *memory = setting(t, "work_mem"), *greeting = setting(t, "tether.greeting");
+	cr_expect(eq(str, memory, "7MB"));
+	cr_expect(eq(str, greeting, "hello"));
+	free(memory);
+	free(greeting);
+	test_pool_close(t);
+}
+
+static bool prepare_session(ctx *c, pg_conn *session, pg_error *error, void *data)
+{
+	(void)error;
+	(void)data;
+	pg_rows_close(pg_exec(c, session, "CREATE TEMP TABLE mine AS SELECT generate_series(1, 1000) AS i",
+	                      PG_NO_PARAMS));
+	pg_rows_auto *row = pg_query_row(c, session, "SELECT count(*) FROM mine", PG_NO_PARAMS);
+	int64_t n = 0;
+	/* Rows closed before their end are skipped for it. */
+	pg_rows_close(pg_query(c, session, "SELECT i FROM mine", PG_NO_PARAMS));
+	return pg_rows_int64(row, 0, &n) && n == 1000;
+}
+
+TEST_BOTH_WAYS(pg_upkeep, calls_the_program_with_every_new_session)
+{
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.after_connect = prepare_session});
+	use_at_once(t, 2);
+	for (int i = 0; i < 2; i++)
+		must_exec(t, "SELECT i FROM mine");
+	cr_expect(eq(u64, count_of(t, CONNECTS), 2));
+	test_pool_close(t);
+}
+
+typedef enum refusal {
+	REFUSES,
+	FAILS_A_STATEMENT,
+	LEAVES_A_TRANSACTION,
+	RUNS_INTO_A_DEADLINE,
+	STREAMS_INTO_A_DEADLINE,
+	LOSES_THE_CONNECTION,
+	TAKES_TOO_LONG,
+} refusal;
+
+static _Atomic(refusal) how;
+static _Atomic(bool) healed;
+
+static bool run(ctx *c, pg_conn *session, pg_error *error, const char *sql)
+{
+	pg_rows_auto *r = pg_exec(c, session, sql, PG_NO_PARAMS);
+	if (pg_rows_error(r))
+		*error = *pg_rows_error(r);
+	return !pg_rows_error(r);
+}
+
+static bool refuse(ctx *c, pg_conn *session, pg_error *error, void *data)
+{
+	(void)data;
+	if (healed)
+		return true;
+	ctx_auto *soon = ctx_with_timeout(c, 30 * CTX_MILLISECOND);
+	switch (how) {
+	case REFUSES:
+		return false;
+	case FAILS_A_STATEMENT:
+		return run(c, session, error, "SELECT 1 / 0");
+	case LEAVES_A_TRANSACTION:
+		return run(c, session, error, "BEGIN");
+	case RUNS_INTO_A_DEADLINE:
+		run(soon, session, error, "SELECT pg_sleep(60)");
+		*error = (pg_error){0};
+		return true;
+	case STREAMS_INTO_A_DEADLINE: {
+		pg_rows_auto *r =
+			pg_query(soon, session, "SELECT generate_series(1, 1000000000)", PG_NO_PARAMS);
+		while (pg_rows_next(r))
+			;
+		return true;
+	}
+	case LOSES_THE_CONNECTION:
+		return run(c, session, error, "SELECT pg_terminate_backend(pg_backend_pid())");
+	case TAKES_TOO_LONG:
+		return run(c, session, error, "SELECT pg_sleep(60)");
+	}
+	return true;
+}
+
+/* Each way to fail is told to who waits, costs no more than the attempt, and is over with the next that succeeds. */
+static void expect_failed_connect(refusal r, const char *sqlstate, const char *message)
+{
+	how = r;
+	healed = false;
+	test_pool *t = test_pool_open(
+		1, &(pg_pool_options){.after_connect = refuse, .connect_timeout = 300 * CTX_MILLISECOND});
+	pg_rows *rows = pg_exec(ctx_background(), t->pool, "SELECT 1", PG_NO_PARAMS);
+	cr_assert_not_null(pg_rows_error(rows));
+	cr_expect(eq(str, (char *)kind_of(pg_rows_error(rows)), "connection"));
+	cr_expect(eq(str, (char *)pg_rows_error(rows)->sqlstate, (char *)sqlstate));
+	cr_expect_not_null(strstr(pg_rows_error(rows)->message, message), "%s", pg_rows_error(rows)->message);
+	cr_expect_null(pg_rows_error(rows)->cause);
+	pg_rows_close(rows);
+	cr_expect(ge(u64, count_of(t, FAILURES), 1));
+	cr_expect(eq(u64, count_of(t, CONNECTS), 0));
+	cr_expect(backends_become(t, NULL, NULL, 0));
+	healed = true;
+	pg_conn *session;
+	do {
+		session = pg_conn_acquire(ctx_background(), t->pool);
+		if (!pg_conn_error(session))
+			break;
+		pg_conn_release(session);
+	} while (true);
+	cr_expect(backend_of(session) > 0);
+	pg_conn_release(session);
+	cr_expect(eq(int, t->settled, 0));
+	test_pool_close(t);
+}
+
+Test(pg_upkeep, a_session_that_the_program_refuses_is_a_failed_connect)
+{
+	expect_failed_connect(REFUSES, "", "refused");
+}
+
+Test(pg_upkeep, a_failing_statement_of_the_programs_is_a_failed_connect)
+{
+	expect_failed_connect(FAILS_A_STATEMENT, "22012", "division by zero");
+}
+
+Test(pg_upkeep, a_transaction_left_open_is_a_failed_connect)
+{
+	expect_failed_connect(LEAVES_A_TRANSACTION, "", "transaction");
+}
+
+Test(pg_upkeep, a_statement_cut_short_is_a_failed_connect)
+{
+	expect_failed_connect(RUNS_INTO_A_DEADLINE, "", "deadline");
+}
+
+Test(pg_upkeep, a_stream_cut_short_is_a_failed_connect)
+{
+	expect_failed_connect(STREAMS_INTO_A_DEADLINE, "", "deadline");
+}
+
+Test(pg_upkeep, a_connection_that_breaks_at_once_is_a_failed_connect)
+{
+	expect_failed_connect(LOSES_THE_CONNECTION, "57P01", "terminating connection");
+}
+
+Test(pg_upkeep, beginnings_that_take_too_long_are_a_failed_connect)
+{
+	expect_failed_connect(TAKES_TOO_LONG, "", "in time");
+}
+
+static void expect_failing_sql(const char *sql, const char *sqlstate)
+{
+	test_pool *t = test_pool_open(1, &(pg_pool_options){.after_connect_sql = sql});
+	pg_rows *rows = pg_exec(ctx_background(), t->pool, "SELECT 1", PG_NO_PARAMS);
+	cr_expect(eq(str, (char *)kind_of(pg_rows_error(rows)), "connection"));
+	cr_expect(eq(str, (char *)pg_rows_error(rows)->sqlstate, (char *)sqlstate));
+	pg_rows_close(rows);
+	cr_expect(eq(u64, count_of(t, CONNECTS), 0));
+	test_pool_close(t);
+}
+
+Test(pg_upkeep, failing_sql_is_a_failed_connect)
+{
+	expect_failing_sql("SET work_mem = '7MB'; SET no_such_setting = 1", "42704");
+	expect_failing_sql("BEGIN", "");
+}
+
+Test(pg_upkeep, out_of_memory_is_a_failed_connect)
+{
+	for (unsigned n = 1; n < 60; n++) {
+		test_pool *t = test_pool_open(1, &(pg_pool_options){.after_connect = prepare_session,
+		                                                    .after_connect_sql = "SELECT 1"});
+		fault_set_process(FAULT_MEMORY, n);
+		pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
+		bool failed = fault_clear(FAULT_MEMORY);
+		bool told = pg_conn_error(session) != NULL;
+		cr_expect(failed || !told);
+		pg_conn_release(session);
+		test_pool_close(t);
+		if (!failed)
+			break;
+	}
+}
