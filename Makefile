@@ -8,11 +8,13 @@
 #   server/*.c                  build/albumd             (on the public headers alone)
 #   tests/<kind>/X.c            build/tests/<kind>/X     (with tests/support/*.c and Criterion)
 #   tests/bench/X.c             build/bench/X            (with tests/support/*.c)
+#   tests/fuzz/<layer>_X.c      build/fuzz/<layer>_X     (with the layer's own files, and tests/fuzz/shared/*.c)
 
 VERSION  := 0.1.0
 ABI      := 0
 
-# --- What may be set: make BUILD=… CC=clang WERROR= SANITIZE=thread PREFIX=/usr V=1 T=unit/ctx_cancel ARGS='--pool-size 4'
+# --- What may be set: make BUILD=… CC=clang WERROR= SANITIZE=thread PREFIX=/usr V=1 T=unit/ctx_cancel
+# ARGS='--pool-size 4' FUZZ_TIME=60
 
 SANITIZE ?=
 BUILD    ?= build$(if $(SANITIZE),/$(if $(findstring thread,$(SANITIZE)),tsan,asan))
@@ -22,6 +24,8 @@ WERROR   ?= -Werror
 ARGS     ?=
 T        ?=
 V        ?=
+FUZZ_TIME ?= 600
+FUZZ_CC  ?= clang
 
 say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(patsubst $(BUILD)/%,%,$(2))'; )
 
@@ -30,7 +34,7 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: all run deps test check tests bench lint format asan tsan valgrind stress install uninstall \
+.PHONY: all run deps test check tests bench lint format asan tsan valgrind stress fuzz install uninstall \
         clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -45,6 +49,8 @@ SERVER_PAGES := $(wildcard server/*.html)
 SUPPORT_SRC  := $(wildcard tests/support/*.c)
 TEST_SRC     := $(wildcard tests/unit/*.c tests/integration/*.c tests/faults/*.c)
 BENCH_SRC    := $(wildcard tests/bench/*.c)
+FUZZ_SRC     := $(wildcard tests/fuzz/*.c)
+FUZZ_SHARED  := $(wildcard tests/fuzz/shared/*.c)
 
 object        = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 HEADERS      := $(LAYERS:%=$(BUILD)/include/tether/%.h)
@@ -57,8 +63,10 @@ ALBUMD       := $(if $(SERVER_SRC),$(BUILD)/albumd)
 EXAMPLES     := $(foreach src,$(EXAMPLE_SRC),$(BUILD)/examples/$(subst /examples/,_,$(src:lib/%.c=%)))
 TESTS        := $(TEST_SRC:%.c=$(BUILD)/%)
 BENCHES      := $(BENCH_SRC:tests/%.c=$(BUILD)/%)
+FUZZERS      := $(FUZZ_SRC:tests/%.c=$(BUILD)/%)
 # T=unit/ctx_cancel is one test program, T=unit a folder of them, T='unit/ctx_*' a pattern.
 CHOSEN       := $(if $(T),$(patsubst %.c,$(BUILD)/%,$(filter %.c,$(wildcard $(T:%=tests/%.c) $(T:%=tests/%/*.c)))),$(TESTS))
+CHOSEN_FUZZERS := $(if $(T),$(filter $(patsubst fuzz/%,%,$(T)),$(notdir $(FUZZERS))),$(notdir $(FUZZERS)))
 CHOSEN_BENCHES := $(if $(T),$(filter $(T:%=$(BUILD)/bench/%),$(BENCHES)),$(BENCHES))
 
 # --- Flags
@@ -169,7 +177,25 @@ $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SUPPORT_OBJ) $(BUILD)/libte
 $(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUILD)/libtether.a
 	$(call say,link,$@)mkdir -p $(@D) && $(LINK) $^ $(LIB_LIBS) $(filter-out -lcriterion,$(TEST_LIBS)) -o $@
 
--include $(patsubst %.o,%.d,$(call object,$(LIB_SRC) $(EXAMPLE_SRC) $(SERVER_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC)))
+# A fuzz target looks inside its layer: it is linked with the layer's files as they are before they become one object.
+# With SANITIZE=fuzzer-no-link,… it is libFuzzer's, else it has a main of its own, which only tries a corpus.
+FUZZ_INCLUDES := -iquote lib/http -iquote server -iquote tests/fuzz/shared
+$(BUILD)/obj/tests/fuzz/%.o: MORE_CFLAGS = $(FUZZ_INCLUDES)
+FUZZ_WITH_http   := $(call object,$(wildcard lib/http/*.c)) $(BUILD)/obj/lib/loop.o $(BUILD)/obj/lib/ctx.o
+FUZZ_WITH_server := $(filter-out %/main.o,$(SERVER_OBJ)) $(BUILD)/libtether.a
+FUZZ_ENGINE      := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
+FUZZ_SHARED_OBJ  := $(filter-out $(if $(FUZZ_ENGINE),%/standalone.o),$(call object,$(FUZZ_SHARED)))
+
+define fuzzer
+$(BUILD)/fuzz/$(1): $(BUILD)/obj/tests/fuzz/$(1).o $(FUZZ_SHARED_OBJ) $(FUZZ_WITH_$(firstword $(subst _, ,$(1)))) $(BUILD)/sources
+	$$(call say,link,$$@)mkdir -p $$(@D) && $$(LINK) $$(FUZZ_ENGINE) $$(filter-out %/sources,$$^) $$(LIB_LIBS) -o $$@
+endef
+$(foreach name,$(notdir $(FUZZERS)),$(eval $(call fuzzer,$(name))))
+
+$(BUILD)/tests/unit/fuzz: | $(FUZZERS)
+
+-include $(patsubst %.o,%.d,$(call object,$(LIB_SRC) $(EXAMPLE_SRC) $(SERVER_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC) \
+  $(FUZZ_SRC) $(FUZZ_SHARED)))
 
 # --- Running and testing. `run` and `test` first install what is missing.
 
@@ -205,6 +231,15 @@ valgrind: ## the tests under valgrind
 stress: ## 100 000 cancels at random moments, three ways to the server; about half an hour
 	@TETHER_CANCELS=100000 TEST_LIMIT=7200 $(MAKE) --no-print-directory test T=faults/pg_random_cancels
 
+fuzz: ## look for inputs that break something, FUZZ_TIME seconds (600) each; T=http_router for one
+	@.make/install-packages build run test fuzz
+	@$(MAKE) --no-print-directory fuzz-run BUILD=$(BUILD)/libfuzzer CC='$(FUZZ_CC)' \
+	  SANITIZE=fuzzer-no-link,address,undefined
+
+.PHONY: fuzz-run
+fuzz-run: $(CHOSEN_FUZZERS:%=$(BUILD)/fuzz/%)
+	@tests/fuzz/run '$(BUILD)' '$(FUZZ_TIME)' $(CHOSEN_FUZZERS)
+
 bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
 	@TETHER_SOURCE='$(CURDIR)' TETHER_BUILD='$(abspath $(BUILD))' \
 	  sql/local-db run --throwaway -o max_connections=700 $(BUILD)/bench/db \
@@ -212,8 +247,8 @@ bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
 
 # --- Form
 
-C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch])
-SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run
+C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
+SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run tests/fuzz/run
 
 # The form is clang-format 14's; each version has its own ideas about the corners of C.
 check_format = if clang-format --version | grep -q 'version 14\.'; then clang-format $(1) $(C_FILES); \
@@ -226,7 +261,7 @@ lint: $(HEADERS) ## check the form, the order of the layers, clang-tidy and shel
 	@.make/check-layers
 	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I{} \
 	  clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' \
-	  -I$(BUILD)/include -Itests/support $(LIB_CFLAGS) $(TEST_CFLAGS) \
+	  -I$(BUILD)/include -Itests/support $(FUZZ_INCLUDES) $(LIB_CFLAGS) $(TEST_CFLAGS) \
 	  2>$(BUILD)/lint.log || { grep -v 'warnings\? generated' $(BUILD)/lint.log; exit 1; }
 
 format: ## bring the C files into form

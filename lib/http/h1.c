@@ -205,7 +205,12 @@ struct fields {
  * Before its release 1.0 MHD takes bare LFs, folded lines, stray spaces and NULs, and does not tell: a line
  * comes out as its name and value. But both are still where they were read, in one piece of memory, in which
  * MHD has put NULs for the colon and for the line's end. So a line that was more than name, colon, optional
- * white space, value, CR and LF is one whose successor is not where it should be.
+ * white space, value, CR and LF is one whose successor is not where it should be. (What cannot be told is whether
+ * a NUL was a NUL before: a line that begins with one passes for an empty line.)
+ *
+ * Of what stood between two chunks, or in a trailer, nothing is left to be seen. But it can do harm only where
+ * another request follows, begun by us elsewhere than by a stricter reader in front: so behind a chunked body
+ * none does, and the connection is closed.
  */
 static bool mhd_is_lenient(void)
 {
@@ -286,6 +291,8 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method, 
 	 * connection kept.
 	 */
 	bool body = body_follows(request);
+	if (mhd_is_lenient() && http_header(request, "Transfer-Encoding"))
+		request->response.closes = true;
 	bool early = request->response.status == 413 || http_header(request, "Expect");
 	if (request->refused && (request->response.closes || (body && early))) {
 		request->conn->unread = true;

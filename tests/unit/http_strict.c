@@ -197,16 +197,42 @@ Test(http_strict, chunks, .timeout = 120)
 	        {CHUNKED "fffffffffffffffff\r\nhello\r\n0\r\n\r\n", 0, 413});
 }
 
-/* libmicrohttpd before 1.0 takes a bare LF between chunks, and keeps it to itself. */
+/*
+ * libmicrohttpd before 1.0 takes a bare LF between chunks, and any line for a trailer, and keeps it to itself. The
+ * request may be served then, but nothing behind it: two readers who disagree about its end find no next one there.
+ */
+static bool ends_are_unseen(void)
+{
+	return strncmp(MHD_get_version(), "0.", 2) == 0;
+}
+
+static void served_alone_or_refused(const char *bytes)
+{
+	http_peer_server *server = http_peer_serve(NULL, routes);
+	int fd = http_peer_connect(server);
+	http_peer_send(fd, bytes);
+	http_peer_send(fd, second);
+	http_peer_response response = http_peer_read(fd, false);
+	bool served = response.status == 200 && ends_are_unseen();
+	cr_expect(served || response.status == 400 || response.status == 0, "%d: %s", response.status, bytes);
+	cr_expect(http_peer_closed(fd), "%s", bytes);
+	cr_expect(le(int, handled, served), "%s", bytes);
+	handled = 0;
+	http_peer_clear(&response);
+	close(fd);
+	http_peer_stop(server);
+}
+
 Test(http_strict, line_ends_of_chunks, .timeout = 120)
 {
-	if (strncmp(MHD_get_version(), "0.", 2) == 0)
-		cr_skip("libmicrohttpd %s does not tell", MHD_get_version());
-	REFUSED({CHUNKED "5\nhello\r\n0\r\n\r\n", 0, 400}, {CHUNKED "5\r\nhello\n0\r\n\r\n", 0, 400},
-	        {CHUNKED "5;a\nhello\r\n0\r\n\r\n", 0, 400}, {CHUNKED "5\r\nhello\r\n0\n\r\n", 0, 400},
-	        {CHUNKED "5\r\nhello\r\n0\r\n\n", 0, 400},
-	        {CHUNKED "5\r\nhello\r\n5\nhello\r\n0\r\n\r\n", 0, 400},
-	        {CHUNKED "5\r\nhello\r\n0;x\n\r\n", 0, 400});
+	served_alone_or_refused(CHUNKED "5\nhello\r\n0\r\n\r\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\n0\r\n\r\n");
+	served_alone_or_refused(CHUNKED "5;a\nhello\r\n0\r\n\r\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\r\n0\n\r\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\r\n0\r\n\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\r\n5\nhello\r\n0\r\n\r\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\r\n0;x\n\r\n");
+	served_alone_or_refused(CHUNKED "5\r\nhello\r\n0\r\nX : y\r\n\r\n");
 }
 
 Test(http_strict, expectations, .timeout = 120)
@@ -244,9 +270,11 @@ Test(http_strict, the_unusual_is_not_wrong, .timeout = 120)
 		int fd = http_peer_connect(server);
 		http_peer_send(fd, good[i].bytes);
 		http_peer_send(fd, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+		bool alone = ends_are_unseen() && strstr(good[i].bytes, "Transfer-Encoding");
 		for (int j = 0; j < 2; j++) {
 			http_peer_response response = http_peer_read(fd, false);
-			cr_expect(eq(int, response.status, 200), "%d of %s", j, good[i].bytes);
+			cr_expect(eq(int, response.status, j &&alone ? 0 : 200), "%d of %s", j,
+			          good[i].bytes);
 			http_peer_clear(&response);
 		}
 		close(fd);
