@@ -54,7 +54,6 @@ conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol
 	if (c->next)
 		c->next->previous = c;
 	w->conns = c;
-	atomic_fetch_add_explicit(&w->server->connections, 1, memory_order_relaxed);
 	start_ticking(w);
 	return c;
 }
@@ -89,7 +88,7 @@ void conn_closing(conn *c)
 		c->previous->next = c->next;
 	else
 		w->conns = c->next;
-	atomic_fetch_sub_explicit(&w->server->connections, 1, memory_order_relaxed);
+	admit_connection_over(w->server, c->counted);
 	worker_conn_closed(w);
 }
 

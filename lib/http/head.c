@@ -173,6 +173,7 @@ bool request_begin(http_request *request, const char *method, enum http_version 
 		request_refuse(request, 503, NULL);
 	if (!request->refused)
 		read_target(request);
+	admit_request(request);
 	if (!request_context_info(request))
 		request_refuse(request, 503, NULL);
 	if (server->options.on_request && !server->options.on_request(request, server->options.data))

@@ -52,8 +52,10 @@ typedef struct http_outcome {
 
 /* All durations are nanoseconds; a 0 takes the default named. */
 typedef struct http_server_options {
-	size_t workers;          /* event-loop threads; 0: half the CPUs, at least 1 */
-	size_t connections;      /* open at once at most, past it new ones are answered 503; 0: 10000 */
+	size_t workers;             /* event-loop threads; 0: half the CPUs, at least 1 */
+	size_t connections;         /* open at once at most, past it new ones are answered 503; 0: 10000 */
+	size_t address_connections; /* of these from one address (IPv6: one /64), past it likewise; 0: no limit */
+	size_t requests; /* whose handlers run at once at most, past it 503 with Retry-After and nothing done; 0: 10000 */
 	size_t body_size;        /* bytes of a request's body at most, else 413; 0: 1 MiB */
 	int64_t header_timeout;  /* for the whole request head to arrive; 0: 10 s */
 	int64_t body_timeout;    /* for the whole body to arrive; 0: 30 s */
@@ -120,8 +122,12 @@ void http_server_free(http_server *server);
 typedef struct http_server_stats {
 	size_t connections;    /* open now */
 	size_t requests;       /* in flight now */
+	size_t handlers;       /* that run now */
 	size_t fibers, stacks; /* over all workers: see loop_fibers, loop_stacks */
-	uint64_t connections_total, connections_refused, requests_total, disconnects_total;
+	uint64_t connections_total, requests_total, disconnects_total;
+	uint64_t connections_refused; /* for any limit */
+	uint64_t address_refused;     /* of these, for that of their address */
+	uint64_t requests_refused;    /* for the limit on handlers */
 	int64_t lag_ns; /* how late the event loops' timers were last, the latest of them, to the millisecond */
 	bool draining;
 } http_server_stats;

@@ -2,6 +2,7 @@
  * What the files of this layer share, in the order in which a request meets them:
  *
  *	server.c    accepts, owns the workers and the drain          listen.c: addresses
+ *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	context.c   their contexts, and what these know
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
@@ -35,6 +36,7 @@
 
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
+typedef struct address_count address_count;
 typedef struct arena arena;
 typedef struct conn conn;
 typedef struct h1 h1;
@@ -329,9 +331,10 @@ struct conn {
 	http_request *request; /* h1: the one that has begun and is not over */
 	conn *next_ending;     /* h1: on its list of those to be closed */
 	bool ending;
-	ctx *root;             /* what is cancelled when it ends */
-	ctx *ctx;              /* the root, or what on_connection made of it: parent of its requests' */
-	const http_info *info; /* what ctx knows, and as long */
+	address_count *counted; /* admit.c; NULL: its address is not */
+	ctx *root;              /* what is cancelled when it ends */
+	ctx *ctx;               /* the root, or what on_connection made of it: parent of its requests' */
+	const http_info *info;  /* what ctx knows, and as long */
 };
 
 /*
@@ -352,6 +355,28 @@ void conn_reset(conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
+
+/* ---- admit.c ----------------------------------------------------------------------------------------- */
+
+typedef struct addresses {
+	pthread_mutex_t lock; /* guards the buckets and their counts */
+	address_count **buckets;
+	size_t bucket_count; /* a power of two */
+	uint64_t seed;
+} addresses;
+
+bool admit_init(http_server *server); /* False: out of memory; admit_free is owed all the same */
+void admit_free(http_server *server);
+
+/* A connection from there, counted until it is over. False: answer 503. */
+bool admit_connection(http_server *server, const struct sockaddr *address, address_count **counted);
+void admit_connection_over(http_server *server, address_count *counted);
+
+/* Refuses a request, whose head is all that has come, if there is no handler to be had for it now. */
+void admit_request(http_request *request);
+/* Its handler is about to run. False: it was refused. */
+bool admit_handler(http_request *request);
+void admit_handler_over(http_request *request);
 
 /* ---- context.c --------------------------------------------------------------------------------------- */
 
@@ -459,8 +484,10 @@ struct http_server {
 	wait_event workers_idle;
 	atomic_size_t workers_busy; /* whose connections are not all closed, in a drain */
 
-	atomic_size_t connections, requests;
-	atomic_uint_fast64_t connections_total, connections_refused, requests_total, disconnects_total;
+	addresses addresses;
+	atomic_size_t connections, requests, handlers;
+	atomic_uint_fast64_t connections_total, connections_refused, address_refused;
+	atomic_uint_fast64_t requests_total, requests_refused, disconnects_total;
 };
 
 /* The connection count fell; in a drain the last one ends the worker. */

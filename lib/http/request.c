@@ -199,6 +199,7 @@ static void handler_returned(http_request *request)
 	http_response *response = &request->response;
 	request->running = false;
 	request->conn->handlers--;
+	admit_handler_over(request);
 	if (!request->cause)
 		request->cause = ctx_cause(request->ctx);
 	ctx_cancel_cause(request->root, &HTTP_REQUEST_FINISHED);
@@ -225,7 +226,7 @@ static void run_handler(void *arg)
 
 void request_run(http_request *request)
 {
-	if (request->refused || request->conn->gone) {
+	if (request->refused || request->conn->gone || !admit_handler(request)) {
 		request_answer(request);
 		return;
 	}
@@ -237,6 +238,7 @@ void request_run(http_request *request)
 	request->running = false;
 	request->references--;
 	request->conn->handlers--;
+	admit_handler_over(request);
 	request_refuse(request, 503, NULL);
 	request_answer(request);
 }

@@ -24,6 +24,7 @@ enum {
 	ACCEPTS_MAX = 64,   /* of one worker in one turn, so that its requests get theirs */
 	ACCEPT_PAUSE = 100, /* milliseconds, when there are no descriptors left */
 	CONNECTIONS_DEFAULT = 10000,
+	REQUESTS_DEFAULT = 10000,
 	BODY_SIZE_DEFAULT = 1024 * 1024,
 	STACKS_KEPT = 512,
 	KEEPALIVE_IDLE = 15,    /* seconds of silence after which the kernel asks whether the peer is there */
@@ -48,6 +49,8 @@ static void fill_defaults(http_server_options *options)
 		options->workers = cpus >= 4 ? (size_t)cpus / 2 : 1;
 	if (options->connections == 0)
 		options->connections = CONNECTIONS_DEFAULT;
+	if (options->requests == 0)
+		options->requests = REQUESTS_DEFAULT;
 	if (options->body_size == 0)
 		options->body_size = BODY_SIZE_DEFAULT;
 	if (options->header_timeout == 0)
@@ -75,6 +78,12 @@ http_server *http_server_new(const http_server_options *options)
 	if (options)
 		server->options = *options;
 	fill_defaults(&server->options);
+	if (!admit_init(server)) {
+		admit_free(server);
+		ctx_release(server->abort);
+		free(server);
+		return NULL;
+	}
 	pthread_mutex_init(&server->lock, NULL);
 	return server;
 }
@@ -89,6 +98,7 @@ void http_server_free(http_server *server)
 		listener_close(&server->listeners[i]);
 	free(server->listeners);
 	router_free(&server->router);
+	admit_free(server);
 	ctx_release(server->abort);
 	pthread_mutex_destroy(&server->lock);
 	free(server);
@@ -206,9 +216,8 @@ static const protocol greeting = {
 static void took(worker *w, int fd, const struct sockaddr *address)
 {
 	http_server *server = w->server;
-	atomic_fetch_add_explicit(&server->connections_total, 1, memory_order_relaxed);
-	if (atomic_load_explicit(&server->connections, memory_order_relaxed) >= server->options.connections) {
-		atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
+	address_count *counted;
+	if (!admit_connection(server, address, &counted)) {
 		answer_bare(fd, 503);
 		close(fd);
 		return;
@@ -216,11 +225,13 @@ static void took(worker *w, int fd, const struct sockaddr *address)
 	set_options(server, fd, address);
 	conn *c = conn_new(w, fd, address, &greeting);
 	if (c) {
+		c->counted = counted;
 		greet(c);
 		return;
 	}
 	if (errno == ECONNREFUSED)
 		atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
+	admit_connection_over(server, counted);
 	close(fd);
 }
 
@@ -555,6 +566,9 @@ void http_server_stats_get(const http_server *server, http_server_stats *stats)
 		.requests = atomic_load(&server->requests),
 		.connections_total = atomic_load(&server->connections_total),
 		.connections_refused = atomic_load(&server->connections_refused),
+		.address_refused = atomic_load(&server->address_refused),
+		.requests_refused = atomic_load(&server->requests_refused),
+		.handlers = atomic_load(&server->handlers),
 		.requests_total = atomic_load(&server->requests_total),
 		.disconnects_total = atomic_load(&server->disconnects_total),
 		.draining = server->state == SERVER_DRAINING,

@@ -1,5 +1,6 @@
 #include "http_peer.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -85,17 +86,32 @@ int http_peer_stop(http_peer_server *s)
 
 /* ---- A client ---------------------------------------------------------------------------------------- */
 
-int http_peer_connect_to(const char *address)
+/* From the address `source`, or with NULL any. */
+static int connect_from(const char *source, const char *address)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct timeval patience = {.tv_sec = PATIENCE * support_patience()};
 	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	in.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
+	struct sockaddr_in from = {.sin_family = AF_INET};
+	if (source && (inet_pton(AF_INET, source, &from.sin_addr) != 1 ||
+	               bind(fd, (const struct sockaddr *)&from, sizeof(from)) != 0))
+		die(source);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0 ||
 	    connect(fd, (const struct sockaddr *)&in, sizeof(in)) != 0)
 		die("connect");
 	return fd;
+}
+
+int http_peer_connect_to(const char *address)
+{
+	return connect_from(NULL, address);
+}
+
+int http_peer_connect_from(const http_peer_server *s, const char *source)
+{
+	return connect_from(source, s->address);
 }
 
 int http_peer_connect(const http_peer_server *s)
@@ -195,7 +211,7 @@ static bool read_chunks(int fd, struct bytes *body)
 
 const char *http_peer_field(const http_peer_response *response, const char *name)
 {
-	static char value[1024];
+	static _Thread_local char value[1024];
 	size_t size = strlen(name);
 	for (const char *line = strstr(response->head, "\r\n"); line; line = strstr(line, "\r\n")) {
 		line += 2;

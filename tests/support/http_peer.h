@@ -41,7 +41,8 @@ int http_peer_stop(http_peer_server *s);
 
 /* A connected, blocking socket whose reads and writes give up after a generous while. Aborts on failure. */
 int http_peer_connect(const http_peer_server *s);
-int http_peer_connect_to(const char *address); /* "127.0.0.1:12345" */
+int http_peer_connect_to(const char *address);                             /* "127.0.0.1:12345" */
+int http_peer_connect_from(const http_peer_server *s, const char *source); /* "127.0.0.2" */
 
 /* Sends text, or size bytes, all of it. False if the other side is gone. */
 bool http_peer_send(int fd, const char *text);
@@ -66,7 +67,7 @@ typedef struct http_peer_response {
 http_peer_response http_peer_read(int fd, bool to_head);
 void http_peer_clear(http_peer_response *response);
 
-/* The value of a field of the head, valid until the next call; NULL: absent. */
+/* The value of a field of the head, valid until the thread's next call; NULL: absent. */
 const char *http_peer_field(const http_peer_response *response, const char *name);
 
 /* Whether the other side has ended the stream (read to its end, discarding), within the generous while. */
