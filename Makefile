@@ -45,7 +45,7 @@ LAYERS       := ctx loop pg http
 LIB_SRC      := $(wildcard lib/*/*.c)
 EXAMPLE_SRC  := $(wildcard lib/*/examples/*.c)
 SERVER_SRC   := $(wildcard server/*.c)
-SERVER_PAGES := $(wildcard server/*.html)
+SERVER_PAGES := $(wildcard server/*.html) server/openapi.json
 SUPPORT_SRC  := $(wildcard tests/support/*.c)
 TEST_SRC     := $(wildcard tests/unit/*.c tests/integration/*.c tests/faults/*.c)
 BENCH_SRC    := $(wildcard tests/bench/*.c)
@@ -54,7 +54,7 @@ FUZZ_SHARED  := $(wildcard tests/fuzz/shared/*.c)
 
 object        = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 HEADERS      := $(LAYERS:%=$(BUILD)/include/tether/%.h)
-SERVER_OBJ   := $(call object,$(SERVER_SRC)) $(SERVER_PAGES:%.html=$(BUILD)/obj/%_html.o)
+SERVER_OBJ   := $(call object,$(SERVER_SRC)) $(addsuffix .o,$(addprefix $(BUILD)/obj/,$(subst .,_,$(SERVER_PAGES))))
 SUPPORT_OBJ  := $(call object,$(SUPPORT_SRC))
 
 LIBRARIES    := $(foreach lib,tether tether-ctx,$(BUILD)/lib$(lib).a $(BUILD)/lib$(lib).so)
@@ -131,12 +131,17 @@ $(BUILD)/obj/lib/$(1).o: $(call object,$(wildcard lib/$(1)/*.c)) $(BUILD)/source
 endef
 $(foreach layer,$(LAYERS),$(eval $(call layer_object,$(layer))))
 
-# server/live.html becomes `const unsigned char live_html[]` and `const size_t live_html_size`.
+# server/live.html becomes `const unsigned char live_html[]` and `const size_t live_html_size`, openapi.json likewise.
+embed = $(call say,embed,$<)mkdir -p $(@D) && { echo '\#include <stddef.h>'; \
+	  echo 'extern const unsigned char $(*F)_$(1)[]; extern const size_t $(*F)_$(1)_size;'; \
+	  echo 'const unsigned char $(*F)_$(1)[] = {'; od -An -v -tx1 $< | sed 's/[0-9a-f][0-9a-f]/0x&,/g'; echo '0};'; \
+	  echo 'const size_t $(*F)_$(1)_size = sizeof $(*F)_$(1) - 1;'; } >$(@:.o=.c) && $(COMPILE) -c $(@:.o=.c) -o $@
+
 $(BUILD)/obj/%_html.o: %.html $(BUILD)/flags
-	$(call say,page,$<)mkdir -p $(@D) && { echo '#include <stddef.h>'; \
-	  echo 'extern const unsigned char $(*F)_html[]; extern const size_t $(*F)_html_size;'; \
-	  echo 'const unsigned char $(*F)_html[] = {'; od -An -v -tx1 $< | sed 's/[0-9a-f][0-9a-f]/0x&,/g'; echo '0};'; \
-	  echo 'const size_t $(*F)_html_size = sizeof $(*F)_html - 1;'; } >$(@:.o=.c) && $(COMPILE) -c $(@:.o=.c) -o $@
+	$(call embed,html)
+
+$(BUILD)/obj/%_json.o: %.json $(BUILD)/flags
+	$(call embed,json)
 
 define public_header
 $(BUILD)/include/tether/$(1).h: lib/$(1)/$(1).h

@@ -35,6 +35,7 @@ typedef struct list_query {
 	int limit;
 	int64_t delay;
 	media as;
+	char total[24]; /* how many there are, if that was asked for; else "" */
 } list_query;
 
 /* ---- The parameters ------------------------------------------------------------------------------------- */
@@ -250,21 +251,27 @@ static bool link_next(http_response *response, const list_query *q, const char *
 }
 
 /* Prefer: count=exact. false: the query failed, and the request is answered. */
-static bool add_total(ctx *c, const albums *a, const list_query *q, http_request *request,
-                      http_response *response)
+static bool count_all(ctx *c, const albums *a, list_query *q, http_request *request, http_response *response)
 {
 	statement count;
 	build_count(&count, q);
 	pg_rows_auto *row = pg_query_row(c, a->pool, count.sql.data, parameters(&count));
 	const pg_error *error = pg_rows_error(row);
-	if (error) {
+	if (error)
 		answer_failed(request, response, error);
-	} else {
-		http_response_header(response, "Total-Count", pg_rows_text(row, 0));
-		http_response_header(response, "Preference-Applied", "count=exact");
-	}
+	else
+		snprintf(q->total, sizeof(q->total), "%s", pg_rows_text(row, 0));
 	text_free(&count.sql);
 	return !error;
+}
+
+/* Only where a list is answered: an error has no total. */
+static void say_total(http_response *response, const list_query *q)
+{
+	if (!q->total[0])
+		return;
+	http_response_header(response, "Total-Count", q->total);
+	http_response_header(response, "Preference-Applied", "count=exact");
 }
 
 /*
@@ -343,8 +350,10 @@ static void answer_page(ctx *c, const albums *a, const list_query *q, pg_rows *r
 	else if (more && !link_next(response, q, last_id))
 		http_response_problem(response, 400,
 		                      "The filters are too long for a list of more than one page.");
-	else if (body.albums || !answer_lost_place(c, a, q, request, response))
+	else if (body.albums || !answer_lost_place(c, a, q, request, response)) {
+		say_total(response, q);
 		answer(response, 200, media_types[q->as], &body.text);
+	}
 	text_free(&body.text);
 }
 
@@ -359,8 +368,10 @@ static void stream_all(const list_query *q, pg_rows *rows, http_request *request
 		add_album(&body, rows);
 		if (body.text.size < PIECE)
 			continue;
-		if (!streaming)
+		if (!streaming) {
+			say_total(response, q);
 			http_response_header(response, "Content-Type", media_types[q->as]);
+		}
 		streaming = true;
 		/* A write that failed has ended the query's context too, which pg_rows_next then reports. */
 		http_write(response, body.text.data, body.text.size);
@@ -371,6 +382,7 @@ static void stream_all(const list_query *q, pg_rows *rows, http_request *request
 	if (!streaming && error) {
 		answer_failed(request, response, error);
 	} else if (!streaming) {
+		say_total(response, q);
 		answer(response, 200, media_types[q->as], &body.text);
 	} else if (error || body.text.failed) {
 		/* Too late for a status, not for telling that the list is cut. */
@@ -385,12 +397,12 @@ static void stream_all(const list_query *q, pg_rows *rows, http_request *request
 
 void list_albums(const albums *a, http_request *request, http_response *response)
 {
-	list_query q;
+	list_query q = {.total = ""};
 	if (!read_query(a, request, response, &q))
 		return;
 	ctx_auto *query_ctx = query_context(a, request, response);
 	if (!query_ctx ||
-	    (prefers(request, "count=exact") && !add_total(query_ctx, a, &q, request, response)))
+	    (prefers(request, "count=exact") && !count_all(query_ctx, a, &q, request, response)))
 		return;
 	statement list;
 	build_list(&list, &q);

@@ -76,6 +76,9 @@ static void dispatch(http_request *request, http_response *response)
 {
 	const route *r = http_request_data(request);
 	admit_origin(r->albums, request, response);
+	/* A copy may be kept, but is asked after each time: the ETag makes that cheap. */
+	http_response_header(response, "Cache-Control", "no-cache");
+	http_response_header(response, "X-Content-Type-Options", "nosniff");
 	/* What a shared cache keeps depends on what was asked for, and from where. */
 	http_response_header(response, "Vary", r->albums->cors_origin[0] ? "Accept, Origin" : "Accept");
 	if (!r->writes || auth_bears(request, response, atomic_load(&r->albums->write_token)))

@@ -19,6 +19,10 @@ typedef struct config {
 	uint64_t workers;
 	uint64_t queue_size;
 	int64_t query_timeout;
+	int64_t request_timeout; /* 0: none */
+	int64_t header_timeout, body_timeout, write_timeout, idle_timeout;
+	uint64_t connections;
+	uint64_t body_size;
 	int64_t drain_timeout;
 	int64_t slow_query;
 	bool allow_delay;

@@ -26,6 +26,7 @@
 #include "config.h"
 #include "log.h"
 #include "metrics.h"
+#include "openapi.h"
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2 };
 
@@ -127,6 +128,13 @@ static int open_server(app *a)
 	apply(a, c);
 	a->server = http_server_new(&(http_server_options){
 		.workers = c->workers,
+		.connections = c->connections,
+		.body_size = c->body_size,
+		.header_timeout = c->header_timeout,
+		.body_timeout = c->body_timeout,
+		.write_timeout = c->write_timeout,
+		.idle_timeout = c->idle_timeout,
+		.request_timeout = c->request_timeout,
 		.drain_timeout =
 			c->drain_timeout ? c->drain_timeout : 1, /* 0 would be the library's default */
 		.traces = true,
@@ -134,7 +142,8 @@ static int open_server(app *a)
 		.on_done = access_end,
 		.data = &a->access,
 	});
-	if (!a->server || albums_handle(a->server, a->metrics, &a->albums) < 0) {
+	if (!a->server || albums_handle(a->server, a->metrics, &a->albums) < 0 ||
+	    openapi_handle(a->server, a->metrics) < 0) {
 		complain("out of memory");
 		return EXIT_FAILED;
 	}
