@@ -10,13 +10,14 @@
 /* ---- The record -------------------------------------------------------------------------------------
  *
  * Two may be the last to speak: the worker's loop, when the request is over, and the pool's thread, when a
- * cancelled query has settled; in either order. Whoever finds both told writes the line. A query can also settle
- * without its handler having known (its rows were closed half read): nobody waits for that one.
+ * cancelled query has settled; in either order. Whoever finds all told writes the line.
  */
 
 typedef struct record {
+	live_request live;     /* what it is, and what it is at */
 	pthread_mutex_t mutex; /* guards what the pool's thread shares with the loop's: these five */
-	int settling, settled; /* queries the handler knew to be settling, and those that have settled */
+	int settling,
+		settled; /* queries whose context ended in flight, and those of them that have settled */
 	bool ended, written;
 	struct {
 		int64_t stop_ns;
@@ -30,10 +31,7 @@ typedef struct record {
 	uint64_t rows;
 	reason why;
 	http_outcome outcome;
-	char method[16], route[64], peer[64];
-	char id[130], trace[33];
-	char target[512], error[256];
-	char sql[256]; /* of the last query */
+	char route[64], id[130], trace[33], error[256];
 } record;
 
 static void record_free(void *value)
@@ -72,16 +70,18 @@ static void write_line(const record *r)
 	if (!log_enabled(level))
 		return;
 	log_line line;
+	const live_view *request = &r->live.view;
 	if (log_format_now() == LOG_JSON) {
 		log_begin(&line, level, "request");
-		log_field(&line, "method", r->method);
-		log_field(&line, "path", r->target);
+		log_field(&line, "method", request->method);
+		log_field(&line, "path", request->target);
 		log_field(&line, "route", r->route);
 		log_field_int(&line, "status", r->outcome.status);
-		log_field(&line, "peer", r->peer);
+		log_field(&line, "peer", request->peer);
 	} else {
-		char message[sizeof(r->method) + sizeof(r->target) + 16];
-		snprintf(message, sizeof(message), "%s %s %d", r->method, r->target, r->outcome.status);
+		char message[sizeof(request->method) + sizeof(request->target) + 16];
+		snprintf(message, sizeof(message), "%s %s %d", request->method, request->target,
+		         r->outcome.status);
 		log_begin(&line, level, message);
 	}
 	log_field_ms(&line, "duration", r->outcome.duration_ns);
@@ -100,7 +100,7 @@ static void write_line(const record *r)
 		log_field(&line, "connection", r->last.kept ? "kept" : "closed");
 	}
 	if (r->slow)
-		log_field(&line, "slow", r->sql);
+		log_field(&line, "slow", request->sql);
 	if (r->error[0])
 		log_field(&line, "error", r->error);
 	if (r->id[0])
@@ -110,12 +110,37 @@ static void write_line(const record *r)
 	log_end(&line);
 }
 
-static void write_if_complete_locked(record *r)
+/* Whether this was the last that had to be told. */
+static bool is_complete_locked(record *r)
 {
 	if (!r->ended || r->written || r->settled < r->settling)
-		return;
+		return false;
 	r->written = true;
+	return true;
+}
+
+static bool was_cancelled(reason why)
+{
+	return why == REASON_DEADLINE || why == REASON_CLIENT_DISCONNECT || why == REASON_SHUTDOWN ||
+	       why == REASON_OPERATOR;
+}
+
+static void conclude(const access_log *log, record *r)
+{
 	write_line(r);
+	if (was_cancelled(r->why))
+		live_cancelled(log->live,
+		               &(live_cancellation){
+				       .why = r->why,
+				       .status = r->outcome.status,
+				       .duration = r->outcome.duration_ns,
+				       .in_flight = r->settled > 0,
+				       .stop = r->settled ? r->last.stop_ns : -1,
+				       .cancels = r->settled ? r->last.cancels : 0,
+				       .kept = r->settled && r->last.kept,
+			       },
+		               &r->live);
+	live_end(log->live, &r->live);
 }
 
 static void queue_left(access_log *log, record *r, int64_t now)
@@ -137,23 +162,32 @@ static void query_ended(access_log *log, record *r, int64_t ran_ns, uint64_t row
 
 bool access_begin(http_request *request, void *data)
 {
+	const access_log *log = data;
 	record *r = malloc(sizeof(*r));
 	if (!r)
 		return false;
 	/* Not all of it to zero: it is large, and this is every request's way. */
 	pthread_mutex_init(&r->mutex, NULL);
-	(void)data;
 	r->settling = r->settled = r->queries = 0;
 	r->ended = r->written = false;
 	r->asked = r->queue_ns = r->query_ns = 0;
 	r->rows = 0;
 	r->why = REASON_NONE;
 	r->runs = r->slow = false;
-	r->error[0] = r->sql[0] = '\0';
-	if (http_request_set(request, &record_key, r) == 0)
-		return true;
-	record_free(r);
-	return false;
+	r->error[0] = '\0';
+	if (http_request_set(request, &record_key, r) < 0) {
+		record_free(r);
+		return false;
+	}
+	live_begin(log->live, &r->live, request);
+	return true;
+}
+
+void access_handling(http_request *request)
+{
+	record *r = record_of(http_request_ctx(request));
+	if (r)
+		live_handling(&r->live);
 }
 
 /* A request's statements run one after the other, on its worker. */
@@ -164,6 +198,7 @@ void access_query(const pg_query_event *event, void *data)
 	int64_t now = ctx_now();
 	if (!r)
 		return;
+	live_query(&r->live, event);
 	switch (event->state) {
 	case PG_QUERY_QUEUED:
 		r->asked = now;
@@ -174,7 +209,6 @@ void access_query(const pg_query_event *event, void *data)
 		queue_left(log, r, now);
 		r->asked = now;
 		r->runs = true;
-		copy(r->sql, sizeof(r->sql), event->sql ? event->sql : "");
 		break;
 	case PG_QUERY_STREAMING:
 		break;
@@ -184,6 +218,11 @@ void access_query(const pg_query_event *event, void *data)
 		else
 			queue_left(log, r, now);
 		break;
+	}
+	if (event->settling) {
+		pthread_mutex_lock(&r->mutex);
+		r->settling++;
+		pthread_mutex_unlock(&r->mutex);
 	}
 }
 
@@ -198,11 +237,6 @@ void access_failed(http_request *request, reason why, const pg_error *error)
 	/* What the client did, or the clock, needs no explaining; what PostgreSQL says does. */
 	if (error && error->kind != PG_ERROR_CANCELED && error->kind != PG_ERROR_DEADLINE)
 		copy(r->error, sizeof(r->error), error->message);
-	if (error && error->settling) {
-		pthread_mutex_lock(&r->mutex);
-		r->settling++;
-		pthread_mutex_unlock(&r->mutex);
-	}
 }
 
 void access_end(http_request *request, const http_outcome *outcome, void *data)
@@ -222,18 +256,18 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 	r->outcome = *outcome;
 	const char *route = http_request_route(request);
 	const char *id = http_request_id(request), *trace = http_request_trace(request);
-	copy(r->method, sizeof(r->method), http_request_method(request));
 	copy(r->route, sizeof(r->route), route ? route : "");
 	copy(r->id, sizeof(r->id), id ? id : "");
 	/* Of "00-<trace>-<span>-01" the trace. */
 	copy(r->trace, sizeof(r->trace), trace ? trace + strlen("00-") : "");
-	copy(r->peer, sizeof(r->peer), http_request_peer(request));
-	copy(r->target, sizeof(r->target), http_request_target(request));
+	live_over(log->live, &r->live);
 
 	pthread_mutex_lock(&r->mutex);
 	r->ended = true;
-	write_if_complete_locked(r);
+	bool complete = is_complete_locked(r);
 	pthread_mutex_unlock(&r->mutex);
+	if (complete)
+		conclude(log, r);
 }
 
 void access_settled(const pg_settled *settled, void *data)
@@ -248,6 +282,9 @@ void access_settled(const pg_settled *settled, void *data)
 	r->last.cancels = settled->cancels_sent;
 	r->last.kept = settled->kept;
 	r->settled++;
-	write_if_complete_locked(r);
+	live_settled(&r->live);
+	bool complete = is_complete_locked(r);
 	pthread_mutex_unlock(&r->mutex);
+	if (complete)
+		conclude(log, r);
 }

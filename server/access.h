@@ -12,12 +12,14 @@
 #include <tether/http.h>
 #include <tether/pg.h>
 
+#include "live.h"
 #include "metrics.h"
 #include "reason.h"
 
 /* What data is for the four calls below, which are an http_server's and a pg_pool's callbacks. */
 typedef struct access_log {
 	metrics *metrics;
+	live *live;
 	atomic_int_least64_t
 		slow_ns; /* queries that run longer are warned of; 0: none; may change meanwhile */
 } access_log;
@@ -26,6 +28,9 @@ bool access_begin(http_request *request, void *data);
 void access_end(http_request *request, const http_outcome *outcome, void *data);
 void access_query(const pg_query_event *event, void *data);
 void access_settled(const pg_settled *settled, void *data);
+
+/* The handler begins. */
+void access_handling(http_request *request);
 
 /* A handler's word on why its request failed; error may be NULL. In the handler, once. */
 void access_failed(http_request *request, reason why, const pg_error *error);

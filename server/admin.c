@@ -3,6 +3,7 @@
 #include "accept.h"
 #include "answer.h"
 #include "auth.h"
+#include "requests.h"
 #include "text.h"
 
 /* Alive: this very answer is the proof. */
@@ -67,7 +68,8 @@ int admin_handle(http_server *server, admin *a)
 {
 	return http_handle(server, "GET /livez", get_livez, a) < 0 ||
 	                       http_handle(server, "GET /readyz", get_readyz, a) < 0 ||
-	                       http_handle(server, "GET /metrics", get_metrics, a) < 0
+	                       http_handle(server, "GET /metrics", get_metrics, a) < 0 ||
+	                       requests_handle(server, a) < 0
 	               ? -1
 	               : 0;
 }

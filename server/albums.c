@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "access.h"
 #include "auth.h"
 #include "handler.h"
 
@@ -75,6 +76,7 @@ static void album_methods(const albums *a, http_request *request, http_response 
 static void dispatch(http_request *request, http_response *response)
 {
 	const route *r = http_request_data(request);
+	access_handling(request);
 	admit_origin(r->albums, request, response);
 	/* A copy may be kept, but is asked after each time: the ETag makes that cheap. */
 	http_response_header(response, "Cache-Control", "no-cache");

@@ -5,6 +5,7 @@
  *	admin thread       serves the admin listener until the albums' drain is over
  *	signal thread      says that the drain has begun, and makes a second signal end it at once
  *	reload thread      reads the settings, and the files they name, again at SIGHUP
+ *	sampler thread     notes each second how the pool is, for /requests
  *	first-look thread  asks the database once whether it is there, for the log
  */
 #include <errno.h>
@@ -35,6 +36,7 @@ typedef struct app {
 	char **argv;
 	config config, reloaded; /* as it started, and as it was last read */
 	metrics *metrics;
+	live *live;
 	access_log access;
 	pg_pool *pool;
 	albums albums;
@@ -46,7 +48,7 @@ typedef struct app {
 	ctx *stop;   /* done at the first signal */
 	ctx *over;   /* done when the drain is over */
 	ctx *hangup; /* done at SIGHUP */
-	pthread_t threads[4];
+	pthread_t threads[5];
 } app;
 
 __attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
@@ -157,6 +159,9 @@ static int open_admin(app *a)
 	a->admin.server = a->server;
 	a->admin.pool = a->pool;
 	a->admin.metrics = a->metrics;
+	a->admin.live = a->live;
+	a->admin.over = a->over;
+	a->admin.listens_on = a->bound;
 	a->admin_server = http_server_new(&(http_server_options){.workers = 1, .drain_timeout = CTX_SECOND});
 	if (!a->admin_server || admin_handle(a->admin_server, &a->admin) < 0) {
 		complain("out of memory");
@@ -185,6 +190,13 @@ static void *serve_admin(void *arg)
 	app *a = arg;
 	if (http_serve(a->admin_server, a->over) < 0)
 		log_message(LOG_ERROR, "the admin listener could not be served", "error", strerror(errno));
+	return NULL;
+}
+
+static void *take_samples(void *arg)
+{
+	app *a = arg;
+	live_watch(a->live, a->over, a->pool, a->server);
 	return NULL;
 }
 
@@ -297,6 +309,7 @@ static int start_threads(app *a, int *started)
 		watch_signals,
 		look_at_database,
 		a->admin_server ? serve_admin : NULL,
+		a->admin_server ? take_samples : NULL,
 		watch_hangups,
 	};
 	*started = 0;
@@ -342,6 +355,7 @@ static void close_all(app *a)
 	ctx_end(a->hangup);
 	ctx_end(a->stop);
 	ctx_end(a->over);
+	live_free(a->live);
 	metrics_free(a->metrics);
 }
 
@@ -360,7 +374,7 @@ static int run(app *a)
 	raise_file_limit();
 	signal(SIGPIPE, SIG_IGN);
 	if (!log_open((log_level)a->config.log_level, (log_format)a->config.log_format) ||
-	    !(a->metrics = a->access.metrics = metrics_new())) {
+	    !(a->metrics = a->access.metrics = metrics_new()) || !(a->live = a->access.live = live_new())) {
 		complain("out of memory");
 		return EXIT_FAILED;
 	}

@@ -1,7 +1,10 @@
 #include "reason.h"
 
+#include <errno.h>
 #include <string.h>
 #include <tether/http.h>
+
+const ctx_error OPERATOR_CANCELED = {ECANCELED, "cancelled by an operator"};
 
 const reason_answer reason_answers[REASONS] = {
 	[REASON_NONE] = {"", 200, false, NULL},
@@ -12,6 +15,7 @@ const reason_answer reason_answers[REASONS] = {
 	[REASON_SATURATED] = {"saturated", 503, true, "Too many requests wait for the database."},
 	[REASON_DB_DOWN] = {"db_down", 503, true, "The database cannot be reached."},
 	[REASON_SHUTDOWN] = {"shutdown", 503, true, "The server is shutting down."},
+	[REASON_OPERATOR] = {"operator", 503, false, "The request was cancelled by an operator."},
 	[REASON_NOT_FOUND] = {"not_found", 404, false, "There is no such album."},
 	[REASON_INVALID] = {"invalid", 422, false, "The database does not accept one of the values."},
 	[REASON_ERROR] = {"error", 500, false, NULL},
@@ -73,6 +77,8 @@ reason reason_of_cause(const ctx_error *cause)
 		return REASON_CLIENT_DISCONNECT;
 	if (cause == &HTTP_SERVER_SHUTDOWN)
 		return REASON_SHUTDOWN;
+	if (cause == &OPERATOR_CANCELED)
+		return REASON_OPERATOR;
 	if (cause == &CTX_DEADLINE_EXCEEDED)
 		return REASON_DEADLINE;
 	return REASON_ERROR;

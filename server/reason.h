@@ -15,6 +15,7 @@ typedef enum reason {
 	REASON_SATURATED,
 	REASON_DB_DOWN,
 	REASON_SHUTDOWN,
+	REASON_OPERATOR,
 	REASON_NOT_FOUND,
 	REASON_INVALID,
 	REASON_ERROR,
@@ -28,6 +29,9 @@ typedef struct reason_answer {
 	const char *detail;
 } reason_answer;
 extern const reason_answer reason_answers[REASONS];
+
+/* The cause of a request that somebody cancelled by hand: REASON_OPERATOR. */
+extern const ctx_error OPERATOR_CANCELED;
 
 reason reason_of_error(const pg_error *error);
 

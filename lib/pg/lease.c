@@ -47,6 +47,14 @@ bool lease_end(lease *l, ctx *c)
 	return conn_return(cn, c);
 }
 
+bool lease_is_settling(lease *l)
+{
+	pool_lock(l->pool);
+	bool settling = l->settling && atomic_load(&l->use) == LEASE_TAKEN;
+	pool_unlock(l->pool);
+	return settling;
+}
+
 bool lease_was_settling(lease *l)
 {
 	if (!l->pool)

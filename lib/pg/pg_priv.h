@@ -376,6 +376,7 @@ int lease_enter(lease *l);            /* what it was: QUIET means entered */
 void lease_leave(lease *l, ctx *c);   /* back to QUIET; or taken, if c is done */
 void lease_take(lease *l, ctx *c);    /* if it is QUIET; any thread */
 bool lease_end(lease *l, ctx *c);     /* while IN_CALL: gives the connection back, as conn_return */
+bool lease_is_settling(lease *l);     /* whether it is taken, and a query was in flight then */
 bool lease_was_settling(lease *l);    /* whether a query was in flight as it was taken; true only once */
 
 /* ---- rows.c, session.c ------------------------------------------------------------------------------ */

@@ -373,7 +373,7 @@ void pg_rows_close(pg_rows *rows)
 		conn_drain_arrived(l->conn);
 		settling = lease_end(l, rows->scope.ctx);
 	} else if (l) {
-		settling = lease_was_settling(l);
+		settling = lease_is_settling(l);
 	}
 	if (l)
 		stop_streaming(rows, settling);
