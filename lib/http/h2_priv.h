@@ -58,6 +58,7 @@ struct h2 {
 	budget resets, overheads; /* h2_limits.c */
 	enum h2_end end;
 	uint64_t ending_ms; /* of uv_now: when its end was announced */
+	bool has_reset;     /* a stream, in this connection's life */
 	int32_t newest;     /* the highest number of a stream seen */
 	bool greeted;       /* the client's SETTINGS have come */
 	bool eof;           /* it sends no more */

@@ -437,9 +437,28 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 
 /* ---- Frames ------------------------------------------------------------------------------------------ */
 
+/*
+ * What nghttp2 would let pass. It has been told that PRIORITY means nothing (SETTINGS_NO_RFC7540_PRIORITIES), and
+ * does not remember streams that are closed (RFC 9113, 5.1). While we have reset none ourselves, and have not said
+ * which is the last, HEADERS for one cannot have crossed ours. (DATA for one it throws away untold.)
+ */
+static void check_frame(h2 *h, const nghttp2_frame_hd *frame)
+{
+	enum { PRIORITY_SIZE = 5 };
+	bool crossing = h->has_reset || h->end != H2_OPEN;
+	if (frame->type == NGHTTP2_PRIORITY && frame->stream_id == 0)
+		h2_terminate(h, NGHTTP2_PROTOCOL_ERROR);
+	else if (frame->type == NGHTTP2_PRIORITY && frame->length != PRIORITY_SIZE)
+		h2_terminate(h, NGHTTP2_FRAME_SIZE_ERROR);
+	else if (frame->type == NGHTTP2_HEADERS && !crossing && frame->stream_id <= h->newest &&
+	         frame->stream_id % 2 == 1 && !nghttp2_session_find_stream(h->session, frame->stream_id))
+		h2_terminate(h, NGHTTP2_STREAM_CLOSED);
+}
+
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *frame, void *arg)
 {
 	(void)session;
+	check_frame(arg, frame);
 	h2_limit_frame(arg, frame);
 	return 0;
 }
@@ -494,7 +513,9 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 {
 	h2_stream *s = stream_of(session, frame->hd.stream_id);
 	bool carries = frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS;
-	(void)arg;
+	h2 *h = arg;
+	if (frame->hd.type == NGHTTP2_RST_STREAM)
+		h->has_reset = true;
 	if (s && carries && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
 		s->end_sent = true;
 		stop_upload(s);

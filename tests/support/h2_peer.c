@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +14,14 @@
 
 #include "support.h"
 
-enum { FRAME_HEAD = 9, FRAME_MAX = 1 << 16, STREAMS_MAX = 8192 };
+enum {
+	FRAME_HEAD = 9,
+	FRAME_MAX = 1 << 16,
+	STREAMS_MAX = 8192,
+	WINDOW = 65535,
+	PIECE = 16384,
+	PATIENCE = 20 /* seconds */
+};
 
 struct h2_peer_private {
 	nghttp2_hd_inflater *inflater;
@@ -40,6 +49,8 @@ h2_peer *h2_peer_open(int fd)
 	    nghttp2_hd_inflate_new(&p->private->inflater) != 0)
 		die("h2_peer_open");
 	p->fd = fd;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+	p->window = WINDOW;
 	memset(p->settings, 0xff, sizeof(p->settings));
 	return p;
 }
@@ -47,6 +58,21 @@ h2_peer *h2_peer_open(int fd)
 h2_peer *h2_peer_connect(const http_peer_server *s)
 {
 	h2_peer *p = h2_peer_open(http_peer_connect(s));
+	if (!h2_peer_preface(p))
+		die("h2_peer_preface");
+	return p;
+}
+
+h2_peer *h2_peer_dial(int port)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	struct timeval patience = {.tv_sec = PATIENCE * support_patience()};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 ||
+	    connect(fd, (const struct sockaddr *)&in, sizeof(in)) != 0)
+		die("h2_peer_dial");
+	h2_peer *p = h2_peer_open(fd);
 	if (!h2_peer_preface(p))
 		die("h2_peer_preface");
 	return p;
@@ -155,9 +181,20 @@ size_t h2_block(uint8_t *block, size_t room, const char *const *fields)
 
 bool h2_peer_headers(h2_peer *p, uint32_t stream, uint8_t flags, const char *const *fields)
 {
-	static _Thread_local uint8_t block[16384];
-	size_t size = h2_block(block, sizeof(block), fields);
-	return h2_peer_frame(p, H2_HEADERS, (uint8_t)(flags | H2_END_HEADERS), stream, block, size);
+	static _Thread_local uint8_t block[4 * PIECE];
+	size_t size = h2_block(block, sizeof(block), fields), sent = 0;
+	bool begun = false, whole = false;
+	while (!whole) {
+		size_t piece = size - sent < PIECE ? size - sent : PIECE;
+		whole = sent + piece == size;
+		if (!h2_peer_frame(p, begun ? H2_CONTINUATION : H2_HEADERS,
+		                   (uint8_t)((begun ? 0 : flags) | (whole ? H2_END_HEADERS : 0)), stream,
+		                   block + sent, piece))
+			return false;
+		begun = true;
+		sent += piece;
+	}
+	return true;
 }
 
 static bool ask(h2_peer *p, uint32_t stream, uint8_t flags, const char *method, const char *path)
@@ -197,8 +234,10 @@ h2_answer *h2_peer_so_far(h2_peer *p, uint32_t stream)
 {
 	if (stream % 2 == 0 || stream / 2 >= STREAMS_MAX)
 		return &p->private->nothing;
-	p->private->answers[stream / 2].id = stream;
-	return &p->private->answers[stream / 2];
+	h2_answer *answer = &p->private->answers[stream / 2];
+	if (answer->id == 0)
+		*answer = (h2_answer){.id = stream, .window = WINDOW};
+	return answer;
 }
 
 static void add_text(char **to, size_t *size, const void *text, size_t more)
@@ -318,6 +357,9 @@ bool h2_peer_step(h2_peer *p)
 			p->private->pongs++;
 		else if (!p->silent)
 			h2_peer_frame(p, H2_PING, H2_ACK, 0, payload, size);
+		break;
+	case H2_WINDOW_UPDATE:
+		*(answer == &p->private->nothing ? &p->window : &answer->window) += get_number(payload);
 		break;
 	case H2_GOAWAY:
 		p->goaways++;

@@ -53,6 +53,7 @@ typedef struct h2_answer {
 	bool ended;      /* END_STREAM */
 	bool reset;      /* RST_STREAM */
 	uint32_t reason; /* its */
+	int64_t window;  /* bytes that may be sent on it: who sends some takes them off */
 } h2_answer;
 
 typedef struct h2_peer {
@@ -62,12 +63,15 @@ typedef struct h2_peer {
 	int goaways; /* that came */
 	uint32_t goaway_reason, goaway_last; /* of the last */
 	size_t frames[H2_TYPES];             /* how many of each type came */
+	int64_t window;                      /* the same of the connection */
 	uint32_t settings[16]; /* the server's, by their number; those not sent are UINT32_MAX */
 	struct h2_peer_private *private;
 } h2_peer;
 
 /* Connects; sends the preface and empty SETTINGS. Aborts the test if that fails. h2_peer_close ends it. */
 h2_peer *h2_peer_connect(const http_peer_server *s);
+/* The same to 127.0.0.1:port. */
+h2_peer *h2_peer_dial(int port);
 /* The same on a socket that is connected, and is the peer's from now on; sends nothing. */
 h2_peer *h2_peer_open(int fd);
 /* Closes the socket if fd is not negative, and frees. */
@@ -91,7 +95,7 @@ size_t h2_block(uint8_t *block, size_t room, const char *const *fields);
 size_t h2_block_field(uint8_t *block, size_t room, const void *name, size_t name_size, const void *value,
                       size_t value_size);
 
-/* HEADERS with END_HEADERS, of these fields (a NULL ends them). flags: H2_END_STREAM or 0. */
+/* HEADERS, and CONTINUATION as needed, of these fields (a NULL ends them). flags: H2_END_STREAM or 0. */
 bool h2_peer_headers(h2_peer *p, uint32_t stream, uint8_t flags, const char *const *fields);
 
 /* A request without a body: method and path, http, authority "h". */
