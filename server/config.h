@@ -14,6 +14,9 @@
 typedef struct config {
 	const char *listen;
 	const char *admin_listen; /* NULL: off */
+	const char *tls_cert;     /* "": plain HTTP, and then so are the other two */
+	const char *tls_key;
+	const char *tls_client_ca;
 	const char *database_url; /* "": libpq's own PG* environment and defaults */
 	uint64_t pool_size;
 	uint64_t workers;

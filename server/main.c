@@ -4,7 +4,7 @@
  *	main thread        serves albums (http_serve), drains, then takes everything down
  *	admin thread       serves the admin listener until the albums' drain is over
  *	signal thread      says that the drain has begun, and makes a second signal end it at once
- *	reload thread      reads the settings, and the files they name, again at SIGHUP
+ *	reload thread      reads the settings, the files they name and the certificate again at SIGHUP
  *	sampler thread     notes each second how the pool is, for /requests
  *	first-look thread  asks the database once whether it is there, for the log
  */
@@ -39,6 +39,7 @@ typedef struct app {
 	live *live;
 	access_log access;
 	pg_pool *pool;
+	http_tls *tls; /* NULL: plain */
 	albums albums;
 	http_server *server;
 	admin admin;
@@ -97,9 +98,33 @@ static int open_pool(app *a)
 	return error.kind == PG_ERROR_USAGE ? EXIT_WRONG_USAGE : EXIT_FAILED;
 }
 
-static int listen_on(http_server *server, const char *flag, const char *address, char *bound, size_t size)
+static int open_tls(app *a)
 {
-	if (http_listen(server, address, bound, size) == 0)
+	const config *c = &a->config;
+	char error[512];
+	if (!c->tls_cert[0] && (c->tls_key[0] || c->tls_client_ca[0])) {
+		complain("--tls-key and --tls-client-ca are nothing without --tls-cert");
+		return EXIT_WRONG_USAGE;
+	}
+	if (!c->tls_cert[0])
+		return EXIT_OK;
+	a->tls = http_tls_new(
+		&(http_tls_options){
+			.certificate = c->tls_cert,
+			.key = c->tls_key[0] ? c->tls_key : NULL,
+			.client_ca = c->tls_client_ca[0] ? c->tls_client_ca : NULL,
+		},
+		error, sizeof(error));
+	if (a->tls)
+		return EXIT_OK;
+	complain("cannot serve HTTPS: %s", error);
+	return EXIT_WRONG_USAGE;
+}
+
+static int listen_on(http_server *server, const char *flag, const char *address, http_tls *tls, char *bound,
+                     size_t size)
+{
+	if (http_listen_tls(server, address, tls, bound, size) == 0)
 		return EXIT_OK;
 	const char *remedy = errno == EADDRINUSE
 	                             ? "something listens there already: stop it, or choose another port"
@@ -149,7 +174,7 @@ static int open_server(app *a)
 		complain("out of memory");
 		return EXIT_FAILED;
 	}
-	return listen_on(a->server, "listen", c->listen, a->bound, sizeof(a->bound));
+	return listen_on(a->server, "listen", c->listen, a->tls, a->bound, sizeof(a->bound));
 }
 
 static int open_admin(app *a)
@@ -167,7 +192,7 @@ static int open_admin(app *a)
 		complain("out of memory");
 		return EXIT_FAILED;
 	}
-	return listen_on(a->admin_server, "admin-listen", a->config.admin_listen, a->admin_bound,
+	return listen_on(a->admin_server, "admin-listen", a->config.admin_listen, NULL, a->admin_bound,
 	                 sizeof(a->admin_bound));
 }
 
@@ -239,6 +264,18 @@ static void reload(app *a)
 	a->reloaded = c;
 }
 
+/* Whatever became of the settings: a renewed certificate is in the files they named at the start. */
+static void reload_tls(app *a)
+{
+	char error[512];
+	if (!a->tls)
+		return;
+	if (http_tls_reload(a->tls, error, sizeof(error)) == 0)
+		log_message(LOG_INFO, "certificate read again", "file", a->config.tls_cert);
+	else
+		log_message(LOG_ERROR, "the certificate is left as it was", "error", error);
+}
+
 /* The next context is there before the last is gone: no SIGHUP finds nobody, which would be the process's end. */
 static void *watch_hangups(void *arg)
 {
@@ -250,6 +287,7 @@ static void *watch_hangups(void *arg)
 		ctx_end(a->hangup);
 		a->hangup = next;
 		reload(a);
+		reload_tls(a);
 	}
 	return NULL;
 }
@@ -278,17 +316,17 @@ static void *look_at_database(void *arg)
 
 /* ---- Serving ---------------------------------------------------------------------------------------- */
 
-static const char *scheme(const char *bound)
+static const char *scheme(const char *bound, const http_tls *tls)
 {
-	return strncmp(bound, "unix:", 5) == 0 ? "" : "http://";
+	return strncmp(bound, "unix:", 5) == 0 ? "" : tls ? "https://" : "http://";
 }
 
 static void say_ready(const app *a)
 {
 	if (a->admin_server)
-		printf("albumd: admin on %s%s\n", scheme(a->admin_bound), a->admin_bound);
-	printf("albumd: listening on %s%s\n", scheme(a->bound), a->bound);
-	if (isatty(STDOUT_FILENO) && scheme(a->bound)[0]) {
+		printf("albumd: admin on %s%s\n", scheme(a->admin_bound, NULL), a->admin_bound);
+	printf("albumd: listening on %s%s\n", scheme(a->bound, a->tls), a->bound);
+	if (isatty(STDOUT_FILENO) && !a->tls && scheme(a->bound, NULL)[0]) {
 		printf("\n  Try, in another terminal:\n\n"
 		       "    curl http://%s/albums\n"
 		       "    curl http://%s/albums/1\n",
@@ -347,6 +385,7 @@ static void close_all(app *a)
 {
 	http_server_free(a->server);
 	http_server_free(a->admin_server);
+	http_tls_free(a->tls);
 	/* Waits for the cancelled queries to settle, whose lines in the log come last. */
 	pg_pool_close(a->pool);
 	if (a->served)
@@ -362,7 +401,10 @@ static void close_all(app *a)
 /* Whether these settings would do, as far as can be said without starting. */
 static int check_config(app *a)
 {
-	int status = open_pool(a);
+	int status = open_tls(a);
+	http_tls_free(a->tls);
+	if (status == EXIT_OK)
+		status = open_pool(a);
 	pg_pool_close(a->pool);
 	if (status == EXIT_OK)
 		puts("albumd: the settings are good");
@@ -379,6 +421,8 @@ static int run(app *a)
 		return EXIT_FAILED;
 	}
 	int status = open_contexts(a);
+	if (status == EXIT_OK)
+		status = open_tls(a);
 	if (status == EXIT_OK)
 		status = open_pool(a);
 	if (status == EXIT_OK)

@@ -27,7 +27,7 @@ static const int64_t millisecond = CTX_MILLISECOND;
 
 static void start_ticking(worker *w);
 
-conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol *p)
+static conn *conn_make(worker *w, int fd, const protocol *p)
 {
 	conn *c = calloc(1, sizeof(*c));
 	if (!c)
@@ -37,15 +37,27 @@ conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol
 	c->worker = w;
 	c->protocol = p;
 	c->fd = fd;
-	c->tcp = address->sa_family != AF_UNIX;
-	if (!conn_context(c, address)) {
-		free(c);
-		return NULL;
-	}
+	return c;
+}
+
+static void conn_free(conn *c)
+{
+	c->magic = 0;
+	conn_context_release(c);
+	if (c->outer)
+		conn_unref(c->outer);
+	free(c->certificate);
+	free(c);
+}
+
+/* One that has its context. On failure it is freed. */
+static conn *conn_open(conn *c)
+{
+	worker *w = c->worker;
 	if (hangup_watch(c) != 0) {
-		conn_context_end(c, &HTTP_CONNECTION_CLOSED);
-		conn_context_release(c);
-		free(c);
+		if (!c->outer)
+			conn_context_end(c, &HTTP_CONNECTION_CLOSED);
+		conn_free(c);
 		return NULL;
 	}
 	c->open = true;
@@ -58,6 +70,34 @@ conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol
 	return c;
 }
 
+conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol *p)
+{
+	conn *c = conn_make(w, fd, p);
+	if (!c)
+		return NULL;
+	c->tcp = address->sa_family != AF_UNIX;
+	if (!conn_context(c, address)) {
+		free(c);
+		return NULL;
+	}
+	return conn_open(c);
+}
+
+conn *conn_new_behind(conn *outer, int fd, const protocol *p)
+{
+	conn *c = conn_make(outer->worker, fd, p);
+	if (!c)
+		return NULL;
+	c->outer = conn_ref(outer);
+	c->root = ctx_retain(outer->root);
+	c->ctx = ctx_retain(outer->ctx);
+	c->info = outer->info;
+	c = conn_open(c);
+	if (c)
+		c->since_ms = outer->since_ms;
+	return c;
+}
+
 conn *conn_ref(conn *c)
 {
 	c->references++;
@@ -66,11 +106,8 @@ conn *conn_ref(conn *c)
 
 void conn_unref(conn *c)
 {
-	if (--c->references > 0)
-		return;
-	c->magic = 0;
-	conn_context_release(c);
-	free(c);
+	if (--c->references == 0)
+		conn_free(c);
 }
 
 void conn_closing(conn *c)
@@ -88,7 +125,8 @@ void conn_closing(conn *c)
 		c->previous->next = c->next;
 	else
 		w->conns = c->next;
-	admit_connection_over(w->server, c->counted);
+	if (c->admitted)
+		admit_connection_over(w->server, c->counted);
 	worker_conn_closed(w);
 }
 
@@ -104,10 +142,23 @@ void conn_reset(conn *c)
 {
 	if (c->kicked)
 		return;
+	if (c->outer)
+		conn_reset(c->outer);
 	if (socket_reset(c->fd))
 		c->kicked = true;
 	else
 		conn_kick(c);
+}
+
+/* The client's socket, not a bridge's end. */
+static int client_socket(const conn *c)
+{
+	return c->outer && c->outer->open ? c->outer->fd : c->fd;
+}
+
+bool conn_has_unread(const conn *c)
+{
+	return socket_unread(c->fd) > 0 || socket_unread(client_socket(c)) > 0;
 }
 
 /* ---- Phases and their time --------------------------------------------------------------------------- */
@@ -146,7 +197,7 @@ static uint64_t allowed_ms(const conn *c)
 static void look_at_progress(conn *c, uint64_t now)
 {
 	bool waiting;
-	uint64_t taken = socket_taken(c->fd, &waiting);
+	uint64_t taken = socket_taken(client_socket(c), &waiting);
 	if (taken != c->taken || !waiting) {
 		c->taken = taken;
 		c->since_ms = now;

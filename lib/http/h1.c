@@ -355,7 +355,7 @@ static void end_idle_ones(h1 *h)
 	for (conn *c = h->ending; c; c = next) {
 		next = c->next_ending;
 		c->ending = false;
-		if (c->open && !c->request && !socket_unread(c->fd))
+		if (c->open && !c->request && !conn_has_unread(c))
 			conn_kick(c);
 		conn_unref(c);
 	}
@@ -436,7 +436,7 @@ static void h1_hangup(conn *c)
 /* What has begun, or arrived, is answered. */
 static void h1_drain(conn *c)
 {
-	if (!c->request && !socket_unread(c->fd))
+	if (!c->request && !conn_has_unread(c))
 		conn_kick(c);
 }
 

@@ -43,6 +43,12 @@ static void gone(conn *c)
 	conn_context_end(c, &HTTP_CLIENT_DISCONNECTED);
 }
 
+void hangup_tell(conn *c)
+{
+	if (c->open && !c->gone)
+		gone(c);
+}
+
 static void on_event(uv_poll_t *watch, int status, int events)
 {
 	conn *c = container_of(watch, conn, watch);

@@ -30,6 +30,7 @@
 typedef struct http_server http_server;
 typedef struct http_request http_request;
 typedef struct http_response http_response;
+typedef struct http_tls http_tls;
 
 /* ---- Why a request's context was cancelled ---------------------------------------------------------- */
 
@@ -104,6 +105,12 @@ int http_handle(http_server *server, const char *pattern, http_handler *handler,
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size);
 
 /*
+ * The same with TLS 1.2 and 1.3 (GnuTLS), the handshake within header_timeout. What is said of clients that leave
+ * holds: by close_notify, FIN or reset. tls is retained; NULL: http_listen.
+ */
+int http_listen_tls(http_server *server, const char *address, http_tls *tls, char *bound, size_t bound_size);
+
+/*
  * Serves under c, whose values all contexts of connections and requests have (Go: Server.BaseContext). Until c is
  * done; then drains: stops accepting, closes idle connections, lets requests in flight
  * finish, and after the drain timeout cancels the rest with HTTP_SERVER_SHUTDOWN and waits for their handlers.
@@ -133,6 +140,35 @@ typedef struct http_server_stats {
 } http_server_stats;
 void http_server_stats_get(const http_server *server, http_server_stats *stats);
 
+/* ---- TLS --------------------------------------------------------------------------------------------- */
+
+typedef struct http_tls_options {
+	const char *
+		certificate; /* a PEM file: the server's certificate, and after it those that lead to its root */
+	const char *key;     /* a PEM file: its private key, without a password; NULL: in the same file */
+	const char *
+		client_ca; /* a PEM file: who may vouch for clients; NULL: clients are asked for no certificate */
+	bool client_optional; /* one without a certificate is served too; one with a bad certificate never is */
+} http_tls_options;
+
+/*
+ * Reads a certificate for http_listen_tls. Blocks for as long as reading the files takes. options are copied; the
+ * caller gives the result back with http_tls_free. NULL with errno (of a file that cannot be read; EINVAL for one
+ * that is not what it should be, or a key that is another certificate's; ENOMEM), and error, of error_size bytes,
+ * says in a line which file it is and why. Any thread.
+ */
+http_tls *http_tls_new(const http_tls_options *options, char *error, size_t error_size);
+
+/*
+ * Reads the same files again, as after a renewal. Connections made from now on have what they say now; those that
+ * are open keep what they began with, and no session of before is resumed. Blocks as http_tls_new. Any thread. 0;
+ * or -1 with errno and error as http_tls_new, and everything as it was.
+ */
+int http_tls_reload(http_tls *tls, char *error, size_t error_size);
+
+/* Gives up the caller's hold on it; servers that listen with it keep theirs. NULL is allowed. Any thread. */
+void http_tls_free(http_tls *tls);
+
 /* ---- The request ------------------------------------------------------------------------------------ */
 
 /*
@@ -146,6 +182,18 @@ const char *http_request_target(const http_request *request); /* path and query 
 const char *http_request_route(const http_request *request);  /* the pattern that matched, or NULL */
 const char *http_request_peer(const http_request *request);   /* "127.0.0.1:51234", "unix" */
 const char *http_request_local(const http_request *request);  /* the address it came to, likewise */
+bool http_request_is_encrypted(const http_request *request);  /* it came by http_listen_tls */
+
+/* A certificate whose key the client has proved to hold, and which an authority of client_ca has vouched for. */
+typedef struct http_client_certificate {
+	const char *subject;     /* as RFC 4514 writes it: "CN=alice,O=Example"; "" if it has none */
+	const char *fingerprint; /* the SHA-256 of it all, in 64 digits, lower case */
+	const void *der;         /* the certificate itself, in DER */
+	size_t der_size;
+} http_client_certificate;
+
+/* NULL: the client has shown none. */
+const http_client_certificate *http_request_client_certificate(const http_request *request);
 
 /*
  * Its names in logs, here and elsewhere: X-Request-Id and traceparent (W3C Trace Context), the client's where they

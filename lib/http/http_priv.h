@@ -5,6 +5,7 @@
  *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	context.c   their contexts, and what these know
+ *	bridge.c    where TLS ends                                   tls.c: certificates
  *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
@@ -38,6 +39,7 @@
 
 typedef struct address_count address_count;
 typedef struct arena arena;
+typedef struct bridge bridge;
 typedef struct conn conn;
 typedef struct h1 h1;
 typedef struct h2 h2;
@@ -52,6 +54,7 @@ _Noreturn void http_misuse(const char *call, const char *why);
 typedef struct listener {
 	int fd;
 	char *unix_path; /* to be unlinked, or NULL */
+	http_tls *tls;   /* retained; NULL: plain */
 } listener;
 
 /* As http_listen. */
@@ -183,6 +186,7 @@ const char *status_title(int status); /* "Not Found" */
 
 /* Says on a plain connection, past its protocol, why it is about to be closed. Does not block. */
 void answer_bare(int fd, int status);
+void answer_bare_why(int fd, int status, const char *detail); /* plain words: not escaped */
 
 /* ---- request.c --------------------------------------------------------------------------------------- */
 
@@ -320,6 +324,7 @@ struct conn {
 	bool half_closed; /* it sends no more: see half_close_is_waiting */
 	bool kicked;      /* we have shut the socket down */
 	bool marked;      /* server.c: it reports bytes only when there are more than it has seen */
+	bool admitted;    /* it is one of the server's count, to be given back */
 	enum conn_phase phase;
 	uint64_t since_ms; /* of uv_now: when it entered the phase, or was last seen to get on */
 	uint64_t taken;    /* by the client, of what was sent, at the last look */
@@ -335,6 +340,12 @@ struct conn {
 	ctx *root;              /* what is cancelled when it ends */
 	ctx *ctx;               /* the root, or what on_connection made of it: parent of its requests' */
 	const http_info *info;  /* what ctx knows, and as long */
+
+	/* Of a connection with TLS, see bridge.c. */
+	bridge *bridge;                       /* of an outer one */
+	conn *outer;                          /* of an inner one: retained, whose socket is the client's */
+	enum http_version agreed;             /* in the handshake; 0: the first bytes tell */
+	http_client_certificate *certificate; /* malloc'd; NULL: none */
 };
 
 /*
@@ -342,6 +353,9 @@ struct conn {
  * non-blocking, is to be closed by the protocol. NULL with errno.
  */
 conn *conn_new(worker *w, int fd, const struct sockaddr *address, const protocol *p);
+
+/* The same behind another, which is where the client is: of its context and age, and not counted itself. */
+conn *conn_new_behind(conn *outer, int fd, const protocol *p);
 conn *conn_ref(conn *c);
 void conn_unref(conn *c);
 
@@ -352,6 +366,9 @@ void conn_kick(conn *c);
 
 /* Resets the connection: what is under way to the client is dropped. The protocol will notice and close. */
 void conn_reset(conn *c);
+
+/* Whether bytes have come that nobody has read. */
+bool conn_has_unread(const conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
@@ -409,6 +426,8 @@ void hangup_watch_bytes(conn *c);          /* also for bytes, once */
 void hangup_watch_no_bytes(conn *c);       /* any more */
 void hangup_watch_io(conn *c, int events); /* UV_READABLE, UV_WRITABLE, each time */
 void hangup_unwatch(conn *c);
+void hangup_tell(
+	conn *c); /* that its client has left, by someone who knows before the socket does. Idempotent */
 
 /* ---- linger.c ---------------------------------------------------------------------------------------- */
 
@@ -417,6 +436,13 @@ typedef struct lingerer lingerer;
 /* The connection's socket is about to be closed with its request not read: sees to it that the answer arrives. */
 void linger(conn *c);
 void linger_stop(worker *w); /* the loop ends */
+
+/* ---- tls.c, bridge.c --------------------------------------------------------------------------------- */
+
+http_tls *tls_ref(http_tls *tls);
+
+/* As conn_new, for a connection that begins with a handshake. */
+conn *bridge_accept(worker *w, int fd, const struct sockaddr *address, http_tls *tls);
 
 /* ---- h1.c -------------------------------------------------------------------------------------------- */
 
@@ -489,6 +515,9 @@ struct http_server {
 	atomic_uint_fast64_t connections_total, connections_refused, address_refused;
 	atomic_uint_fast64_t requests_total, requests_refused, disconnects_total;
 };
+
+/* A connection made behind another: waits for its first bytes, which tell the protocol. NULL with errno. */
+conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate);
 
 /* The connection count fell; in a drain the last one ends the worker. */
 void worker_conn_closed(worker *w);

@@ -172,5 +172,6 @@ void listener_close(listener *l)
 		unlink(l->unix_path);
 	close(l->fd);
 	free(l->unix_path);
-	*l = (listener){.fd = -1};
+	l->unix_path = NULL;
+	l->fd = -1;
 }

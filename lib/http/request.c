@@ -322,6 +322,16 @@ const char *http_request_trace(const http_request *request)
 	return request->trace;
 }
 
+const http_client_certificate *http_request_client_certificate(const http_request *request)
+{
+	return request->conn->certificate;
+}
+
+bool http_request_is_encrypted(const http_request *request)
+{
+	return request->conn->outer;
+}
+
 const char *http_path_value(const http_request *request, const char *name)
 {
 	return pair_value(request->path_values, name);

@@ -234,15 +234,21 @@ void http_response_problem(http_response *response, int status, const char *deta
 
 void answer_bare(int fd, int status)
 {
-	char text[512];
+	answer_bare_why(fd, status, NULL);
+}
+
+void answer_bare_why(int fd, int status, const char *detail)
+{
+	char body[256], text[512];
 	const char *title = status_title(status);
-	int body =
-		snprintf(NULL, 0, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}", title, status);
-	int size = snprintf(
-		text, sizeof(text),
-		"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
-		"%sConnection: close\r\n\r\n{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}",
-		status, title, body, status == 503 ? "Retry-After: 1\r\n" : "", title, status);
+	int body_size = snprintf(
+		body, sizeof(body), "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d%s%s%s}", title,
+		status, detail ? ",\"detail\":\"" : "", detail ? detail : "", detail ? "\"" : "");
+	int size =
+		snprintf(text, sizeof(text),
+	                 "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
+	                 "%sConnection: close\r\n\r\n%s",
+	                 status, title, body_size, status == 503 ? "Retry-After: 1\r\n" : "", body);
 	send(fd, text, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 

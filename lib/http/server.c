@@ -94,8 +94,10 @@ void http_server_free(http_server *server)
 		return;
 	if (server->state == SERVER_SERVING || server->state == SERVER_DRAINING)
 		http_misuse("http_server_free", "called while the server serves");
-	for (size_t i = 0; i < server->listener_count; i++)
+	for (size_t i = 0; i < server->listener_count; i++) {
 		listener_close(&server->listeners[i]);
+		http_tls_free(server->listeners[i].tls);
+	}
 	free(server->listeners);
 	router_free(&server->router);
 	admit_free(server);
@@ -113,6 +115,11 @@ int http_handle(http_server *server, const char *pattern, http_handler *handler,
 
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size)
 {
+	return http_listen_tls(server, address, NULL, bound, bound_size);
+}
+
+int http_listen_tls(http_server *server, const char *address, http_tls *tls, char *bound, size_t bound_size)
+{
 	if (server->state != SERVER_NEW)
 		http_misuse("http_listen", "called after http_serve");
 	listener *more = realloc(server->listeners, (server->listener_count + 1) * sizeof(*more));
@@ -121,7 +128,7 @@ int http_listen(http_server *server, const char *address, char *bound, size_t bo
 	server->listeners = more;
 	if (address_listen(address, &more[server->listener_count], bound, bound_size) != 0)
 		return -1;
-	server->listener_count++;
+	more[server->listener_count++].tls = tls ? tls_ref(tls) : NULL;
 	return 0;
 }
 
@@ -184,7 +191,9 @@ static void greet(conn *c)
 		return;
 	}
 	bool is_preface = got > 0 && memcmp(first, preface, (size_t)got) == 0;
-	if (is_preface && got < PREFACE_SIZE && !c->half_closed) {
+	if (c->agreed) { /* its protocol looks for itself whether that is kept */
+		is_preface = c->agreed == HTTP_2;
+	} else if (is_preface && got < PREFACE_SIZE && !c->half_closed) {
 		greet_past(c, (int)got);
 		return;
 	}
@@ -199,7 +208,7 @@ static void greet(conn *c)
 /* What has arrived is served still. */
 static void drain_greeting(conn *c)
 {
-	if (socket_unread(c->fd) > 0)
+	if (conn_has_unread(c))
 		greet(c);
 	else
 		close_greeting(c);
@@ -213,20 +222,34 @@ static const protocol greeting = {
 	.drain = drain_greeting,
 };
 
-static void took(worker *w, int fd, const struct sockaddr *address)
+conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate)
+{
+	conn *c = conn_new_behind(outer, fd, &greeting);
+	if (!c)
+		return NULL;
+	c->agreed = agreed;
+	c->certificate = certificate;
+	hangup_watch_bytes(c);
+	return c;
+}
+
+static void took(worker *w, int fd, const struct sockaddr *address, http_tls *tls)
 {
 	http_server *server = w->server;
 	address_count *counted;
 	if (!admit_connection(server, address, &counted)) {
-		answer_bare(fd, 503);
+		if (!tls) /* with, it would take a handshake to say so */
+			answer_bare(fd, 503);
 		close(fd);
 		return;
 	}
 	set_options(server, fd, address);
-	conn *c = conn_new(w, fd, address, &greeting);
+	conn *c = tls ? bridge_accept(w, fd, address, tls) : conn_new(w, fd, address, &greeting);
 	if (c) {
+		c->admitted = true;
 		c->counted = counted;
-		greet(c);
+		if (!tls)
+			greet(c);
 		return;
 	}
 	if (errno == ECONNREFUSED)
@@ -243,7 +266,7 @@ static bool accept_some(worker *w, const listener *from)
 		socklen_t size = sizeof(address);
 		int fd = accept4(from->fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
-			took(w, fd, (struct sockaddr *)&address);
+			took(w, fd, (struct sockaddr *)&address, from->tls);
 			continue;
 		}
 		if (errno == ECONNABORTED || errno == EINTR)

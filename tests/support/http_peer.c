@@ -40,6 +40,12 @@ static void *serve(void *arg)
 
 http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes)
 {
+	return http_peer_serve_tls(options, routes, NULL);
+}
+
+http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
+                                      http_tls *tls)
+{
 	http_server_options chosen = {0};
 	if (options)
 		chosen = *options;
@@ -51,7 +57,7 @@ http_peer_server *http_peer_serve(const http_server_options *options, const http
 	for (; routes->pattern; routes++)
 		if (http_handle(s->server, routes->pattern, routes->handler, routes->data) != 0)
 			die(routes->pattern);
-	if (http_listen(s->server, "127.0.0.1:0", s->address, sizeof(s->address)) != 0)
+	if (http_listen_tls(s->server, "127.0.0.1:0", tls, s->address, sizeof(s->address)) != 0)
 		die("http_listen");
 	if (pthread_create(&s->thread, NULL, serve, s) != 0)
 		die("pthread_create");
@@ -161,30 +167,36 @@ static void add_byte(struct bytes *b, char c)
 	b->data[b->size] = '\0';
 }
 
+/* What a response is read from. */
+struct source {
+	http_peer_receive *receive;
+	void *arg;
+};
+
 /* Byte by byte, so that nothing behind what is wanted is taken. False: the end. */
-static bool read_byte(int fd, struct bytes *b)
+static bool read_byte(const struct source *from, struct bytes *b)
 {
 	char c;
-	if (recv(fd, &c, 1, 0) != 1)
+	if (from->receive(from->arg, &c, 1) != 1)
 		return false;
 	add_byte(b, c);
 	return true;
 }
 
-static bool read_until(int fd, struct bytes *b, const char *end)
+static bool read_until(const struct source *from, struct bytes *b, const char *end)
 {
 	size_t size = strlen(end);
-	while (read_byte(fd, b))
+	while (read_byte(from, b))
 		if (b->size >= size && memcmp(b->data + b->size - size, end, size) == 0)
 			return true;
 	return false;
 }
 
-static bool read_exactly(int fd, struct bytes *b, size_t size)
+static bool read_exactly(const struct source *from, struct bytes *b, size_t size)
 {
 	char piece[16 * 1024];
 	while (size > 0) {
-		ssize_t got = recv(fd, piece, size < sizeof(piece) ? size : sizeof(piece), 0);
+		ssize_t got = from->receive(from->arg, piece, size < sizeof(piece) ? size : sizeof(piece));
 		if (got <= 0)
 			return false;
 		for (ssize_t i = 0; i < got; i++)
@@ -194,15 +206,15 @@ static bool read_exactly(int fd, struct bytes *b, size_t size)
 	return true;
 }
 
-static bool read_chunks(int fd, struct bytes *body)
+static bool read_chunks(const struct source *from, struct bytes *body)
 {
 	for (;;) {
 		struct bytes line = {0};
-		bool whole = read_until(fd, &line, "\r\n");
+		bool whole = read_until(from, &line, "\r\n");
 		size_t size = whole ? strtoul(line.data, NULL, 16) : 0;
 		free(line.data);
 		struct bytes end = {0};
-		whole = whole && read_exactly(fd, body, size) && read_until(fd, &end, "\r\n");
+		whole = whole && read_exactly(from, body, size) && read_until(from, &end, "\r\n");
 		free(end.data);
 		if (!whole || size == 0)
 			return whole;
@@ -224,8 +236,9 @@ const char *http_peer_field(const http_peer_response *response, const char *name
 	return NULL;
 }
 
-http_peer_response http_peer_read(int fd, bool to_head)
+http_peer_response http_peer_read_from(http_peer_receive *receive, void *arg, bool to_head)
 {
+	const struct source source = {receive, arg}, *from = &source;
 	http_peer_response response = {0};
 	struct bytes head = {0}, body = {0};
 	bool whole;
@@ -234,7 +247,7 @@ http_peer_response http_peer_read(int fd, bool to_head)
 	body.size = 0;
 	do {
 		head.size = 0;
-		whole = read_until(fd, &head, "\r\n\r\n");
+		whole = read_until(from, &head, "\r\n\r\n");
 	} while (whole && strncmp(head.data, "HTTP/1.1 100", 12) == 0);
 	response.head = head.data;
 	if (whole && sscanf(head.data, "HTTP/1.%*d %d", &response.status) == 1) {
@@ -243,11 +256,11 @@ http_peer_response http_peer_read(int fd, bool to_head)
 		if (to_head || response.status == 204 || response.status == 304)
 			whole = true;
 		else if (response.chunked)
-			whole = read_chunks(fd, &body);
+			whole = read_chunks(from, &body);
 		else if (length)
-			whole = read_exactly(fd, &body, strtoul(length, NULL, 10));
+			whole = read_exactly(from, &body, strtoul(length, NULL, 10));
 		else
-			while (read_byte(fd, &body))
+			while (read_byte(from, &body))
 				;
 	}
 	if (!whole)
@@ -255,6 +268,16 @@ http_peer_response http_peer_read(int fd, bool to_head)
 	response.body = body.data; /* NOLINT(clang-analyzer-unix.Malloc): the caller frees both */
 	response.body_size = body.size;
 	return response;
+}
+
+static ssize_t receive_plain(void *fd, char *data, size_t size)
+{
+	return recv(*(int *)fd, data, size, 0);
+}
+
+http_peer_response http_peer_read(int fd, bool to_head)
+{
+	return http_peer_read_from(receive_plain, &fd, to_head);
 }
 
 void http_peer_clear(http_peer_response *response)

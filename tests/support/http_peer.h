@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include <tether/ctx.h>
 #include <tether/http.h>
@@ -26,6 +27,10 @@ typedef struct http_peer_route {
  * otherwise. Aborts if that fails. End it with http_peer_stop.
  */
 http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes);
+
+/* The same with TLS; tls may be NULL. */
+http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
+                                      http_tls *tls);
 
 /* The server within, for statistics and http_server_abort; its address, "127.0.0.1:12345". Borrowed. */
 http_server *http_peer_server_of(const http_peer_server *s);
@@ -65,6 +70,10 @@ typedef struct http_peer_response {
  * so no body follows. The bytes of a pipelined one behind it are left in the socket. Free with _clear.
  */
 http_peer_response http_peer_read(int fd, bool to_head);
+
+/* The same from wherever receive gets its bytes, by the rules of read(2). */
+typedef ssize_t http_peer_receive(void *arg, char *data, size_t size);
+http_peer_response http_peer_read_from(http_peer_receive *receive, void *arg, bool to_head);
 void http_peer_clear(http_peer_response *response);
 
 /* The value of a field of the head, valid until the thread's next call; NULL: absent. */

@@ -100,6 +100,26 @@ pid_t service_backend(const service *s)
 	               : -1;
 }
 
+double service_cancelled_ms(const service *s, const char *target, int64_t since_ns, pid_t backend)
+{
+	double stopped = service_stopped_ms(s, since_ns, 10000);
+	json_t *line = service_log(s, target, 5000);
+	const char *wrong = NULL;
+
+	if (stopped < 0)
+		wrong = "the query goes on";
+	else if (!line || !service_line_is(line, 499, "client_disconnect", "kept"))
+		wrong = "the log does not say so";
+	else if (service_backend(s) != backend)
+		wrong = "the connection was not kept";
+	fprintf(stderr, "%s: stopped %.2f ms after the client had left; %s\n", target, stopped,
+	        line ? service_line(line) : "no line in the log");
+	if (wrong)
+		fprintf(stderr, "%s: %s\n", target, wrong);
+	json_decref(line);
+	return wrong ? -1 : stopped;
+}
+
 /* ---- Metrics ---------------------------------------------------------------------------------------- */
 
 double service_metric(const service *s, const char *name)

@@ -44,6 +44,13 @@ bool service_runs(const service *s, int count, int timeout_ms);
 double service_stopped_ms(const service *s, int64_t since_ns, int timeout_ms);
 int64_t service_now(void);
 
+/*
+ * Whether what must be so when the client of a request for target has left at since_ns is so: its query has stopped, the
+ * log says client_disconnect, and its connection, that backend's, was kept. The milliseconds until the query had
+ * stopped; or -1, with what is wrong on stderr.
+ */
+double service_cancelled_ms(const service *s, const char *target, int64_t since_ns, pid_t backend);
+
 /* The process id of the one PostgreSQL backend that it has; -1 if it has none, or more. */
 pid_t service_backend(const service *s);
 

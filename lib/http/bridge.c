@@ -1,0 +1,476 @@
+/*
+ * The bridge: where TLS ends. It lies between a client's socket and the protocols, which know nothing of it.
+ *
+ *	 client ── TLS ──► outer ══ bridge ══ pair[0] ~~~~ pair[1] ──► inner ── h1.c or h2.c
+ *
+ * Outer is a connection (a conn) whose socket is the client's. When the handshake is over, the bridge makes a
+ * socketpair, and of its other end a second conn, inner, which is greeted and served as any other. All three
+ * live on one worker's loop. What happens on one side happens on the other:
+ *
+ *	client                                      inner
+ *	  bytes                                       bytes
+ *	  close_notify; or FIN, which tells that      end of stream, and told at once (hangup_tell), ahead of
+ *	  one follows or is missing                   bytes that nobody has read yet
+ *	  reset, or died; broken TLS; FIN without     the same, and the end of all: nothing can be written
+ *	  close_notify
+ *	server                                      client
+ *	  bytes                                       bytes, a record for each piece
+ *	  end of stream, or closed                    what is under way, close_notify, FIN
+ *	  conn_reset                                  reset: the bridge has no say in it
+ *
+ * With half_close_is_waiting a close_notify is only the end of the stream, and the answer is waited for; a FIN
+ * without one is always a client that left, lest a stream that somebody cut be taken for a whole one.
+ *
+ *	          first bytes                  over                    inner closed              flushed
+ *	GREETING ────────────► (handshake) ──────────► OPEN (RUNNING) ─────────────► SENDING ───────────► closed
+ *	    └── header_timeout, for both ──┘              inner's phases             write_timeout
+ *
+ * - Memory: GnuTLS holds one record either way; the bridge what inner had no room for of one record; the kernel
+ *   PAIR_BUFFER each way. A side is not read while the other is full. Without traffic the bridge holds nothing.
+ * - `blocked`: the client's socket is full and GnuTLS holds a record, or the close_notify, to be tried again.
+ * - Outer is what the server counts, until it is closed. If inner outlives it, it is counted in its stead.
+ * - Inner is never closed from here: it is told, and its protocol closes it. Outer is closed only from here.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "http_priv.h"
+#include "socket.h"
+#include "tls.h"
+
+enum {
+	BRIDGE_MAGIC = 0x62726964,
+	RECORD_MAX = 16 * 1024,  /* bytes of text in one */
+	RECORDS_MAX = 16,        /* of one connection in one event, so that the others get theirs */
+	PAIR_BUFFER = 32 * 1024, /* bytes the kernel may hold each way */
+};
+
+typedef struct bridge {
+	uint32_t magic;
+	conn *outer, *inner; /* inner: retained; NULL until the handshake is over */
+	tls_keys *keys;
+	gnutls_session_t session;
+	int pair; /* our end; -1 until the handshake is over */
+	uv_poll_t watch;
+	bool watched; /* watch is initialized */
+	int outer_watching, pair_watching;
+	char *rest; /* malloc'd: what inner had no room for */
+	size_t rest_size, rest_given;
+	bool shaking;      /* the handshake has begun, and is not over */
+	bool blocked;      /* see above */
+	bool fin_seen;     /* of the client */
+	bool client_ended; /* nothing more is read from it */
+	bool server_ended; /* nothing more is read from inner */
+	bool inner_closed; /* nor will inner read */
+} bridge;
+
+static void on_outer(uv_poll_t *poll, int status, int events);
+static void on_pair(uv_poll_t *poll, int status, int events);
+
+/* ---- The end ----------------------------------------------------------------------------------------- */
+
+static void watch_closed(uv_handle_t *handle)
+{
+	free(container_of(handle, bridge, watch));
+}
+
+/* Outer is closed; inner, if there is one and it does not know yet, is told that its client has left. */
+static void bridge_close(bridge *b)
+{
+	conn *outer = b->outer, *inner = b->inner;
+	int fd = outer->fd;
+	b->magic = 0;
+	outer->bridge = NULL;
+	if (inner)
+		hangup_tell(inner); /* first: its requests are to know why their contexts end */
+	if (inner && inner->open) {
+		inner->counted = outer->counted;
+		inner->admitted = outer->admitted;
+		outer->admitted = false;
+	}
+	conn_closing(outer);
+	tls_session_free(b->session, b->keys);
+	close(fd);
+	conn_unref(outer);
+	free(b->rest);
+	if (b->watched)
+		uv_poll_stop(&b->watch);
+	if (b->pair >= 0)
+		close(b->pair);
+	if (b->watched)
+		uv_close((uv_handle_t *)&b->watch, watch_closed);
+	else
+		free(b);
+	if (inner)
+		conn_unref(inner);
+}
+
+/* What came is no TLS, or not any more: says so as well as it can. */
+static void bridge_fail(bridge *b, int error)
+{
+	gnutls_alert_send_appropriate(b->session, error);
+	bridge_close(b);
+}
+
+static bool must_wait(ssize_t result)
+{
+	return result == GNUTLS_E_AGAIN || result == GNUTLS_E_INTERRUPTED;
+}
+
+/* ---- What it waits for ------------------------------------------------------------------------------- */
+
+/* UV_PRIORITIZED is urgent data, which nobody sends: what comes is EPOLLHUP, which is reported with anything. */
+static int outer_events(const bridge *b)
+{
+	int events = UV_PRIORITIZED;
+	if (b->blocked)
+		events |= UV_WRITABLE;
+	if (!b->client_ended && !b->rest && !(b->shaking && b->blocked))
+		events |= UV_READABLE;
+	if (!b->client_ended && !b->fin_seen)
+		events |= UV_DISCONNECT;
+	return events;
+}
+
+static int pair_events(const bridge *b)
+{
+	int events = b->inner_closed ? 0 : UV_PRIORITIZED;
+	if (b->rest)
+		events |= UV_WRITABLE;
+	if (!b->server_ended && !b->blocked)
+		events |= UV_READABLE;
+	return events;
+}
+
+static void watch_for(uv_poll_t *poll, int *watching, int events, uv_poll_cb callback)
+{
+	if (*watching == events)
+		return;
+	*watching = events;
+	if (events)
+		uv_poll_start(poll, events, callback);
+	else
+		uv_poll_stop(poll);
+}
+
+static void bridge_watch(bridge *b)
+{
+	watch_for(&b->outer->watch, &b->outer_watching, outer_events(b), on_outer);
+	if (b->inner)
+		watch_for(&b->watch, &b->pair_watching, pair_events(b), on_pair);
+}
+
+/* ---- From the client --------------------------------------------------------------------------------- */
+
+/* Nothing that it sent and that has not been read yet matters any more. */
+static void client_left(bridge *b)
+{
+	b->client_ended = true;
+	free(b->rest);
+	b->rest = NULL;
+	shutdown(b->pair, SHUT_WR);
+	hangup_tell(b->inner);
+}
+
+/* By a close_notify, after which it may still read. */
+static void client_ended(bridge *b)
+{
+	if (!b->outer->worker->server->options.half_close_is_waiting) {
+		client_left(b);
+		return;
+	}
+	b->client_ended = true;
+	shutdown(b->pair, SHUT_WR);
+}
+
+/* As many bytes as inner has room for; -1: it does not read any more. */
+static ssize_t give(bridge *b, const char *data, size_t size)
+{
+	ssize_t given = send(b->pair, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (given < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	return given;
+}
+
+/* Nobody wants what the client sends; but it is to be read, or closing would be a reset. */
+static void drop_rest(bridge *b)
+{
+	free(b->rest);
+	b->rest = NULL;
+}
+
+/* False: out of memory. */
+static bool give_or_keep(bridge *b, const char *data, size_t size)
+{
+	ssize_t given = give(b, data, size);
+	if (given < 0 || (size_t)given == size)
+		return true;
+	b->rest_size = size - (size_t)given;
+	b->rest_given = 0;
+	b->rest = malloc(b->rest_size);
+	if (!b->rest)
+		return false;
+	memcpy(b->rest, data + given, b->rest_size);
+	return true;
+}
+
+static void give_rest(bridge *b)
+{
+	ssize_t given = give(b, b->rest + b->rest_given, b->rest_size - b->rest_given);
+	if (given >= 0)
+		b->rest_given += (size_t)given;
+	if (given < 0 || b->rest_given == b->rest_size)
+		drop_rest(b);
+}
+
+/*
+ * Reads records while there are any and inner takes them. False: the session is broken, the bridge closed.
+ * A client that wants to renegotiate (TLS 1.2) is not obliged, nor talked to any longer.
+ */
+static bool pump_in(bridge *b)
+{
+	char record[RECORD_MAX];
+	for (int i = 0; i < RECORDS_MAX && !b->rest && !b->client_ended; i++) {
+		ssize_t got = gnutls_record_recv(b->session, record, sizeof(record));
+		if (must_wait(got))
+			return true;
+		if (got == 0) {
+			client_ended(b);
+		} else if (got == GNUTLS_E_REHANDSHAKE || (got < 0 && gnutls_error_is_fatal((int)got))) {
+			bridge_fail(b, (int)got);
+			return false;
+		} else if (got > 0 && !give_or_keep(b, record, (size_t)got)) {
+			bridge_close(b);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* ---- To the client ----------------------------------------------------------------------------------- */
+
+/* False: the client cannot be written to, the bridge is closed. */
+static bool sent(bridge *b, ssize_t result)
+{
+	b->blocked = must_wait(result);
+	if (result >= 0 || b->blocked)
+		return true;
+	bridge_close(b);
+	return false;
+}
+
+/* The server's side has ended and all of it is sent: so does ours. False: the bridge is closed. */
+static bool end_stream(bridge *b)
+{
+	b->server_ended = true;
+	if (!sent(b, gnutls_bye(b->session, GNUTLS_SHUT_WR)))
+		return false;
+	if (!b->blocked)
+		shutdown(b->outer->fd, SHUT_WR);
+	return true;
+}
+
+/* Takes what inner has written while the client takes it. False: the bridge is closed. */
+static bool pump_out(bridge *b)
+{
+	char record[RECORD_MAX];
+	size_t size = gnutls_record_get_max_size(b->session);
+	if (size > sizeof(record))
+		size = sizeof(record);
+	for (int i = 0; i < RECORDS_MAX && !b->blocked && !b->server_ended; i++) {
+		ssize_t got = recv(b->pair, record, size, MSG_DONTWAIT);
+		if (got < 0 && (errno == EAGAIN || errno == EINTR))
+			return true;
+		if (got <= 0) /* a reset is inner's close with bytes it had not read */
+			return end_stream(b);
+		if (!sent(b, gnutls_record_send(b->session, record, (size_t)got)))
+			return false;
+	}
+	return true;
+}
+
+/* The socket has room again. False: the bridge is closed. */
+static bool go_on_sending(bridge *b)
+{
+	if (b->server_ended)
+		return end_stream(b);
+	return sent(b, gnutls_record_send(b->session, NULL, 0)) && pump_out(b);
+}
+
+/* ---- Events ------------------------------------------------------------------------------------------ */
+
+static bridge *checked(bridge *b)
+{
+	if (b->magic != BRIDGE_MAGIC)
+		http_misuse("http", "a connection's memory was overwritten");
+	return b;
+}
+
+/* Inner is closed: nothing comes from there any more, and what has come is the client's to take. */
+static void inner_closed(bridge *b)
+{
+	b->inner_closed = true;
+	b->client_ended = true;
+	drop_rest(b);
+	conn_enter(b->outer, CONN_SENDING);
+}
+
+static void on_pair(uv_poll_t *poll, int status, int events)
+{
+	bridge *b = checked(container_of(poll, bridge, watch));
+	if (status != 0)
+		b->pair_watching =
+			0; /* libuv has stopped, at an error: inner closed with bytes it had not read */
+	if (b->rest && (events & UV_WRITABLE))
+		give_rest(b);
+	if ((status != 0 || (events & UV_READABLE)) && !b->blocked && !pump_out(b))
+		return;
+	if (!b->inner_closed && (status != 0 || (events & UV_PRIORITIZED)))
+		inner_closed(b);
+	if (b->inner_closed && b->server_ended && !b->blocked)
+		bridge_close(b);
+	else
+		bridge_watch(b);
+}
+
+static void shake_hands(bridge *b);
+
+static void on_outer(uv_poll_t *poll, int status, int events)
+{
+	bridge *b = checked(container_of(poll, conn, watch)->bridge);
+	bool closing = status != 0 || (events & UV_PRIORITIZED);
+	if (b->inner && (events & UV_WRITABLE) && !closing) {
+		if (!go_on_sending(b))
+			return;
+		closing = b->inner_closed && b->server_ended && !b->blocked;
+	}
+	if (events & UV_DISCONNECT) {
+		b->fin_seen = true;
+		closing = closing || !b->inner;
+	}
+	if (closing)
+		bridge_close(b);
+	else if (!b->inner)
+		shake_hands(b);
+	else if (b->fin_seen && !b->client_ended && !b->outer->worker->server->options.half_close_is_waiting)
+		client_left(b), bridge_watch(b);
+	else if (!(events & UV_READABLE) || pump_in(b))
+		bridge_watch(b);
+}
+
+/* ---- The beginning ----------------------------------------------------------------------------------- */
+
+/* Both ends, small: what is in them is what no time limit and no client sees. */
+static bool make_pair(int pair[2])
+{
+	const int size = PAIR_BUFFER / 2; /* the kernel doubles it */
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0)
+		return false;
+	for (int i = 0; i < 2; i++)
+		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	return true;
+}
+
+/* The handshake is over: makes inner. False: no memory or descriptors. */
+static bool open_inner(bridge *b)
+{
+	conn *outer = b->outer;
+	int pair[2];
+	http_client_certificate *certificate;
+	if (!tls_client_certificate(b->session, &certificate))
+		return false;
+	if (!make_pair(pair))
+		goto free_certificate;
+	b->pair = pair[0];
+	b->watched = uv_poll_init(loop_uv(outer->worker->loop), &b->watch, b->pair) == 0;
+	b->inner = b->watched ? greet_behind(outer, pair[1], tls_version(b->session), certificate) : NULL;
+	if (!b->inner)
+		goto close_other_end;
+	conn_ref(b->inner);
+	conn_enter(outer, CONN_RUNNING);
+	return true;
+
+close_other_end:
+	close(pair[1]);
+free_certificate:
+	free(certificate);
+	return false;
+}
+
+/* A client that speaks HTTP here is told in its own language. Its request is read, lest a reset overtake the answer. */
+static bool speaks_plainly(bridge *b)
+{
+	char first = 0;
+	if (recv(b->outer->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) != 1 || first < 'A' || first > 'Z')
+		return false;
+	answer_bare_why(b->outer->fd, 400, "This port speaks HTTPS.");
+	linger(b->outer);
+	return true;
+}
+
+static void shake_hands(bridge *b)
+{
+	if (!b->shaking && speaks_plainly(b)) {
+		bridge_close(b);
+		return;
+	}
+	b->shaking = true;
+	int result = gnutls_handshake(b->session);
+	b->blocked = must_wait(result) && gnutls_record_get_direction(b->session) == 1;
+	if (result == 0) {
+		b->shaking = false;
+		if (!open_inner(b))
+			bridge_close(b);
+		else if (pump_in(b)) /* GnuTLS may have read more than the handshake */
+			bridge_watch(b);
+	} else if (gnutls_error_is_fatal(result)) {
+		bridge_fail(b, result);
+	} else {
+		bridge_watch(b);
+	}
+}
+
+static void outer_late(conn *c)
+{
+	if (c->phase == CONN_SENDING)
+		conn_reset(c);
+	bridge_close(c->bridge);
+}
+
+/* A handshake that has begun may be over, and its request served, before the drain's timeout. */
+static void outer_drain(conn *c)
+{
+	if (c->phase == CONN_GREETING && !c->bridge->shaking && !socket_unread(c->fd))
+		bridge_close(c->bridge);
+}
+
+static const protocol outer_protocol = {.late = outer_late, .drain = outer_drain};
+
+conn *bridge_accept(worker *w, int fd, const struct sockaddr *address, http_tls *tls)
+{
+	bridge *b = calloc(1, sizeof(*b));
+	int error;
+	if (!b)
+		return NULL;
+	if (!tls_session_new(tls, fd, &b->session, &b->keys)) {
+		errno = ENOMEM;
+		goto free_bridge;
+	}
+	b->outer = conn_new(w, fd, address, &outer_protocol);
+	if (!b->outer)
+		goto free_session;
+	b->magic = BRIDGE_MAGIC;
+	b->pair = -1;
+	b->outer->bridge = b;
+	bridge_watch(b);
+	return b->outer;
+
+free_session:
+	error = errno;
+	tls_session_free(b->session, b->keys);
+	errno = error;
+free_bridge:
+	free(b);
+	return NULL;
+}

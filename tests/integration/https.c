@@ -1,0 +1,256 @@
+/*
+ * albumd over HTTPS: that it starts, or says why not; that it renews its certificate; and that a client that leaves
+ * takes its query with it there too, whatever way it leaves by.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "certificates.h"
+#include "process.h"
+#include "service.h"
+#include "support.h"
+#include "tls_peer.h"
+
+enum { PROMISED_MS = 50, ATTEMPTS = 3 }; /* from the socket's end to PostgreSQL's */
+
+static service *serve(const char *client_ca)
+{
+	const certificates *c = certificates_get();
+	const char *const flags[] = {"--pool-size",
+	                             "1",
+	                             "--query-timeout",
+	                             "60s",
+	                             "--tls-cert",
+	                             c->server,
+	                             "--tls-key",
+	                             c->server_key,
+	                             "--tls-client-ca",
+	                             client_ca ? client_ca : "",
+	                             NULL};
+	return service_start(flags);
+}
+
+/* The status of a GET on a connection that goes on; -1: none came. */
+static int get(tls_peer *p, const char *target)
+{
+	char head[256];
+	snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
+	if (!tls_peer_send(p, head))
+		return -1;
+	http_peer_response response = tls_peer_read(p, false);
+	int status = response.status;
+	http_peer_clear(&response);
+	return status;
+}
+
+static int get_once(const service *s, const char *target)
+{
+	tls_peer *p = tls_peer_connect_to(s->port, NULL);
+	int status = get(p, target);
+	tls_peer_close(p);
+	return status;
+}
+
+/* ---- Clients that leave ------------------------------------------------------------------------------ */
+
+/* The figure is of an unloaded machine, and others may be at work on this one: the best of a few counts. */
+static void expect_in_time(const double stopped[ATTEMPTS])
+{
+	double best = stopped[0];
+	for (int i = 1; i < ATTEMPTS; i++)
+		best = stopped[i] < best ? stopped[i] : best;
+	cr_expect(best >= 0 && best <= PROMISED_MS * support_patience(),
+	          "PostgreSQL stopped after %.1f ms at best", best);
+}
+
+static void half_close(tls_peer *p)
+{
+	shutdown(tls_peer_fd(p), SHUT_WR);
+}
+
+static void send_another_and_cut(tls_peer *p)
+{
+	tls_peer_send(p, "GET /albums?delay=40s HTTP/1.1\r\nHost: localhost\r\n\r\n");
+	tls_peer_cut(p);
+}
+
+static void expect_left(const char *name, void (*leave)(tls_peer *p))
+{
+	service *s = serve(NULL);
+	double stopped[ATTEMPTS];
+	for (int i = 0; i < ATTEMPTS; i++) {
+		char target[64], head[128];
+		snprintf(target, sizeof(target), "/albums?delay=50s&by=%s%d", name, i);
+		snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
+		tls_peer *p = tls_peer_connect_to(s->port, NULL);
+		cr_assert(tls_peer_send(p, head));
+		cr_assert(service_runs(s, 1, 10000), "the query did not run");
+		pid_t backend = service_backend(s);
+		int64_t left = service_now();
+		leave(p);
+		stopped[i] = service_cancelled_ms(s, target, left, backend);
+		cr_expect(stopped[i] >= 0, "%s was not cancelled as it should be", target);
+		if (leave == tls_peer_bye || leave == half_close)
+			tls_peer_cut(p);
+		cr_expect(eq(int, get_once(s, "/albums/1"), 200));
+		cr_expect(eq(int, service_backend(s), backend));
+		cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), 1));
+	}
+	expect_in_time(stopped);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+Test(https, by_close_notify_and_fin, .timeout = 120)
+{
+	expect_left("close", tls_peer_close);
+}
+
+/* The socket stays open: only the close_notify tells. */
+Test(https, by_close_notify_alone, .timeout = 120)
+{
+	expect_left("notify", tls_peer_bye);
+}
+
+Test(https, by_fin_without_close_notify, .timeout = 120)
+{
+	expect_left("fin", tls_peer_cut);
+}
+
+Test(https, by_half_close_without_close_notify, .timeout = 120)
+{
+	expect_left("half", half_close);
+}
+
+Test(https, by_reset, .timeout = 120)
+{
+	expect_left("reset", tls_peer_reset);
+}
+
+Test(https, with_a_second_request_pipelined, .timeout = 120)
+{
+	expect_left("pipelined", send_another_and_cut);
+}
+
+static process *start_curl(const service *s, const char *target)
+{
+	char url[128];
+	snprintf(url, sizeof(url), "https://127.0.0.1:%d%s", s->port, target);
+	process *curl = process_start(
+		(const char *const[]){"curl", "-s", "--cacert", certificates_get()->ca, url, NULL}, NULL);
+	cr_assert_not_null(curl);
+	return curl;
+}
+
+Test(https, curl_killed, .timeout = 120)
+{
+	service *s = serve(NULL);
+	double stopped[ATTEMPTS];
+	for (int i = 0; i < ATTEMPTS; i++) {
+		char target[64];
+		snprintf(target, sizeof(target), "/albums?delay=60s&curl=%d", i);
+		process *curl = start_curl(s, target);
+		cr_assert(service_runs(s, 1, 20000), "the query did not run");
+		pid_t backend = service_backend(s);
+		int64_t left = service_now();
+		process_signal(curl, SIGKILL);
+		stopped[i] = service_cancelled_ms(s, target, left, backend);
+		cr_expect(stopped[i] >= 0);
+		cr_expect(eq(int, process_stop(curl), 128 + SIGKILL));
+	}
+	expect_in_time(stopped);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+/* ---- Certificates ------------------------------------------------------------------------------------ */
+
+Test(https, says_where_it_listens, .timeout = 60)
+{
+	service *s = serve(NULL);
+	cr_expect(process_wait_for(s->albumd->process, "albumd: listening on https://127.0.0.1:", 5000));
+	cr_expect(process_wait_for(s->albumd->process, "albumd: admin on http://127.0.0.1:", 5000));
+	process *curl = start_curl(s, "/albums/1");
+	cr_expect(eq(int, process_wait(curl, 20000), 0));
+	process_stop(curl);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+static void start_badly(const char *certificate, const char *key, const char *client_ca,
+                        const char *complaint)
+{
+	char *output = NULL;
+	int status = process_run((const char *const[]){support_built("albumd"), "--listen", "127.0.0.1:0",
+	                                               "--admin-listen", "off", "--database-url", "",
+	                                               "--tls-cert", certificate, "--tls-key", key,
+	                                               "--tls-client-ca", client_ca, NULL},
+	                         NULL, 20000, &output);
+	cr_expect(eq(int, status, 2), "%s", output);
+	cr_expect(strstr(output, complaint) && !strchr(output, '\n'), "%s", output);
+	free(output);
+}
+
+Test(https, a_bad_certificate_is_one_clear_line, .timeout = 60)
+{
+	const certificates *c = certificates_get();
+	start_badly("/nowhere.pem", c->server_key, "", "certificate /nowhere.pem: No such file");
+	start_badly(c->server, "/nowhere.key", "", "key /nowhere.key: No such file");
+	start_badly(c->server, c->renewed_key, "", "is not the key of the certificate");
+	start_badly(c->server_key, c->server_key, "", "certificate ");
+	start_badly(c->server, c->server_key, "/nowhere.ca", "client CA /nowhere.ca: No such file");
+	start_badly("", c->server_key, "", "--tls-cert");
+	start_badly("", "", c->ca, "--tls-cert");
+}
+
+/* SIGHUP while requests run: they finish with what they have, and who comes then sees the renewed one. */
+Test(https, sighup_renews_the_certificate, .timeout = 120)
+{
+	const certificates *c = certificates_get();
+	service *s = serve(NULL);
+	tls_peer *running = tls_peer_connect_to(s->port, NULL);
+	cr_expect(eq(int, tls_peer_serial(running), 2));
+	cr_assert(tls_peer_send(running, "GET /albums?delay=2s HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+	cr_assert(service_runs(s, 1, 10000));
+
+	/* First only the certificate, as an unlucky reload may find it. */
+	certificates_replace(c->server, c->renewed);
+	process_signal(s->albumd->process, SIGHUP);
+	cr_assert(process_wait_for(s->albumd->process, "the certificate is left as it was", 10000));
+	tls_peer *between = tls_peer_connect_to(s->port, NULL);
+	cr_expect(eq(int, tls_peer_serial(between), 2));
+
+	certificates_replace(c->server_key, c->renewed_key);
+	process_signal(s->albumd->process, SIGHUP);
+	cr_assert(process_wait_for(s->albumd->process, "certificate read again", 10000));
+	tls_peer *after = tls_peer_connect_to(s->port, NULL);
+	cr_expect(eq(int, tls_peer_serial(after), 3));
+
+	http_peer_response response = tls_peer_read(running, false);
+	cr_expect(eq(int, response.status, 200), "the request that ran did not finish");
+	http_peer_clear(&response);
+	cr_expect(eq(int, get(running, "/albums/1"), 200));
+	cr_expect(eq(int, get(between, "/albums/1"), 200));
+	cr_expect(eq(int, get(after, "/albums/1"), 200));
+	tls_peer_close(running);
+	tls_peer_close(between);
+	tls_peer_close(after);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+Test(https, only_clients_with_a_certificate, .timeout = 60)
+{
+	const certificates *c = certificates_get();
+	service *s = serve(c->ca);
+	tls_peer *p = tls_peer_connect_to(
+		s->port, &(tls_peer_options){.certificate = c->client, .key = c->client_key});
+	cr_expect(eq(int, get(p, "/albums/1"), 200));
+	tls_peer_close(p);
+	/* With TLS 1.3 a client is through with the handshake before the server has looked at its certificate. */
+	p = tls_peer_connect_to(s->port, NULL);
+	cr_expect(le(int, get(p, "/albums/1"), 0));
+	tls_peer_cut(p);
+	cr_expect(eq(int, service_stop(s), 0));
+}
