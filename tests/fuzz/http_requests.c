@@ -349,14 +349,23 @@ static void check_answers(const char *answer, size_t size)
 	}
 }
 
-/* Without the pauses. */
-static size_t unpaused(const uint8_t *data, size_t size, char *sent)
+/* What is sent, and where it pauses. */
+typedef struct script {
+	char *bytes;
+	size_t size, pauses[64], pause_count;
+} script;
+
+static void read_script(script *s, const uint8_t *data, size_t size)
 {
-	size_t left = 0;
-	for (size_t i = 0; i < size; i++)
+	enum { PAUSES_MAX = sizeof(s->pauses) / sizeof(*s->pauses) };
+	*s = (script){.bytes = malloc(size + 1)};
+	HOLDS(s->bytes);
+	for (size_t i = 0; i < size; i++) {
 		if (data[i] != PAUSE)
-			sent[left++] = (char)data[i];
-	return left;
+			s->bytes[s->size++] = (char)data[i];
+		else if (s->pause_count < PAUSES_MAX)
+			s->pauses[s->pause_count++] = s->size;
+	}
 }
 
 /* What may be HTTP/2 is another target's. */
@@ -365,18 +374,19 @@ static bool may_be_preface(const char *sent, size_t size)
 	return memcmp(sent, "PRI ", size < 4 ? size : 4) == 0;
 }
 
-static void compare(http_server *server, const uint8_t *data, size_t size, const char *sent, size_t sent_size)
+static void compare(http_server *server, const script *s)
 {
 	size_t answer_size;
 	seen = (record){0};
-	const char *answer = exchange(server, data, size, PAUSE, &answer_size);
-	reader wanted = read_strictly(sent, sent_size, seen.requests);
-	if (!agree(&wanted, &seen) && !is_beyond_knowing(sent, sent_size)) {
+	const char *answer =
+		exchange(server, (const uint8_t *)s->bytes, s->size, s->pauses, s->pause_count, &answer_size);
+	reader wanted = read_strictly(s->bytes, s->size, seen.requests);
+	if (!agree(&wanted, &seen) && !is_beyond_knowing(s->bytes, s->size)) {
 		fprintf(stderr, "seen %zu:\n%s\nto be seen %zu:\n%s\n", seen.requests, seen.text,
 		        wanted.record.requests, wanted.record.text);
 		HOLDS(false && "the server saw other requests than there were");
 	}
-	if (seen.heads == 0 && !memmem(sent, sent_size, "HEAD", 4))
+	if (seen.heads == 0 && !memmem(s->bytes, s->size, "HEAD", 4))
 		check_answers(answer, answer_size);
 	free(wanted.record.text);
 	free(seen.text);
@@ -385,16 +395,15 @@ static void compare(http_server *server, const uint8_t *data, size_t size, const
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static http_server *server;
+	script s;
 	if (!server) {
 		server = exchange_server(&(http_server_options){.body_size = BODY_MAX, .on_done = note});
 		HOLDS(http_handle(server, "/", answer_it, NULL) == 0);
 		exchange_serve(server);
 	}
-	char *sent = malloc(size + 1);
-	HOLDS(sent);
-	size_t sent_size = unpaused(data, size, sent);
-	if (!may_be_preface(sent, sent_size))
-		compare(server, data, size, sent, sent_size);
-	free(sent);
+	read_script(&s, data, size);
+	if (!may_be_preface(s.bytes, s.size))
+		compare(server, &s);
+	free(s.bytes);
 	return 0;
 }

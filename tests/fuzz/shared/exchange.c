@@ -40,8 +40,8 @@ http_server *exchange_server(const http_server_options *options)
 	char listen[sizeof(address.sun_path) + 8];
 	http_server_options chosen = *options;
 	chosen.workers = 1;
-	chosen.header_timeout = chosen.body_timeout = chosen.write_timeout = CTX_SECOND;
-	chosen.idle_timeout = 2 * CTX_SECOND;
+	chosen.header_timeout = chosen.body_timeout = chosen.write_timeout = CTX_SECOND / 10;
+	chosen.idle_timeout = CTX_SECOND / 5;
 	chosen.half_close_is_waiting = true;
 	http_server *server = http_server_new(&chosen);
 	snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/tether-fuzz-%ld", (long)getpid());
@@ -112,23 +112,21 @@ static void wait_until_over(http_server *server)
 	} while ((stats.requests > 0 || stats.connections > 0 || stats.fibers > 0) && sched_yield() == 0);
 }
 
-const char *exchange(http_server *server, const uint8_t *data, size_t size, int pause, size_t *answer_size)
+const char *exchange(http_server *server, const uint8_t *data, size_t size, const size_t *pauses,
+                     size_t pause_count, size_t *answer_size)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+	size_t sent = 0;
 	answered = 0;
 	HOLDS(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0);
 	HOLDS(connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0);
-	while (size > 0) {
-		const uint8_t *at = pause < 0 ? NULL : memchr(data, pause, size);
-		size_t piece = at ? (size_t)(at - data) : size;
-		send_all(fd, data, piece);
-		if (at)
-			wait_until_taken(fd);
-		piece += at != NULL;
-		data += piece;
-		size -= piece;
+	for (size_t i = 0; i < pause_count; i++) {
+		send_all(fd, data + sent, pauses[i] - sent);
+		wait_until_taken(fd);
+		sent = pauses[i];
 	}
+	send_all(fd, data + sent, size - sent);
 	shutdown(fd, SHUT_WR);
 	int64_t end = now_ms() + PATIENCE_MS;
 	while (read_some(fd, 0))

@@ -17,10 +17,11 @@ http_server *exchange_server(const http_server_options *options);
 void exchange_serve(http_server *server);
 
 /*
- * A connection: sends the bytes, and says that there are no more. Each byte `pause` (below 0: none) is not sent, but
- * waited at: until the server has taken what came before it. Then reads until the server closes, and waits until it
- * has no request and no connection left. What it answered, NUL-terminated, valid until the next call.
+ * A connection: sends the bytes, waiting at each of the offsets until the server has taken what stands before it,
+ * and says that there are no more. Then reads until the server closes, and waits until it has no request and no
+ * connection left. What it answered, NUL-terminated, valid until the next call.
  */
-const char *exchange(http_server *server, const uint8_t *data, size_t size, int pause, size_t *answer_size);
+const char *exchange(http_server *server, const uint8_t *data, size_t size, const size_t *pauses,
+                     size_t pause_count, size_t *answer_size);
 
 #endif
