@@ -65,110 +65,7 @@ conn *conn_new(pg_pool *pool)
 	return cn;
 }
 
-/* ---- Connecting ------------------------------------------------------------------------------------- */
-
-/* PQconnectdb as a whole, with its name lookups and its walk through several hosts, which only it can do. */
-typedef struct connecting {
-	errand errand;
-	char *conninfo, *application_name;
-	int timeout; /* seconds */
-	PGconn *pg;
-} connecting;
-
-static void connecting_work(errand *e)
-{
-	connecting *job = container_of(e, connecting, errand);
-	char timeout[16];
-	snprintf(timeout, sizeof(timeout), "%d", job->timeout);
-	/* What comes later wins: the conninfo over our defaults, which are in turn above libpq's. */
-	const char *const keywords[] = {
-		"fallback_application_name", "connect_timeout",  "keepalives_idle",
-		"keepalives_interval",       "keepalives_count", "tcp_user_timeout",
-		"client_encoding",           "dbname",           NULL,
-	};
-	const char *const values[] = {
-		job->application_name,
-		getenv("PGCONNECT_TIMEOUT") ? NULL : timeout,
-		"30",
-		"5",
-		"3",
-		"15000",
-		getenv("PGCLIENTENCODING") ? NULL : "UTF8",
-		job->conninfo,
-		NULL,
-	};
-	job->pg = PQconnectdbParams(keywords, values, 1);
-}
-
-static void connecting_discard(errand *e)
-{
-	connecting *job = container_of(e, connecting, errand);
-	PQfinish(job->pg);
-	free(job->conninfo);
-	free(job->application_name);
-	free(job);
-}
-
-/* How many hosts libpq may try in turn, each with a timeout of its own. */
-static int hosts_in(const char *conninfo)
-{
-	int most = 1;
-	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
-	for (PQconninfoOption *option = options; option && option->keyword; option++) {
-		if (!option->val ||
-		    (strcmp(option->keyword, "host") != 0 && strcmp(option->keyword, "hostaddr") != 0))
-			continue;
-		int hosts = 1;
-		for (const char *p = option->val; *p; p++)
-			hosts += *p == ',';
-		most = hosts > most ? hosts : most;
-	}
-	PQconninfoFree(options);
-	return most;
-}
-
-static connecting *connecting_new(pg_pool *pool)
-{
-	connecting *job = calloc(1, sizeof(*job));
-	if (!job)
-		return NULL;
-	job->errand.work = connecting_work;
-	job->errand.discard = connecting_discard;
-	job->timeout = (int)((pool->options.connect_timeout + CTX_SECOND - 1) / CTX_SECOND);
-	job->conninfo = strdup(pool->conninfo);
-	job->application_name = strdup(pool->application_name);
-	if (job->conninfo && job->application_name)
-		return job;
-	connecting_discard(&job->errand);
-	return NULL;
-}
-
-static PGconn *connect_server(ctx *c, pg_pool *pool, pg_error *error)
-{
-	connecting *job = connecting_new(pool);
-	if (!job) {
-		error_set(error, PG_ERROR_MEMORY, "out of memory");
-		return NULL;
-	}
-	if (!errand_run(c, &job->errand)) {
-		if (ctx_err(c))
-			error_set(error, PG_ERROR_CONNECTION, "no connection to PostgreSQL in time");
-		else
-			error_set(error, PG_ERROR_MEMORY, "no thread to connect with");
-		return NULL;
-	}
-	PGconn *pg = job->pg;
-	job->pg = NULL;
-	connecting_discard(&job->errand);
-	if (!pg) {
-		error_set(error, PG_ERROR_MEMORY, "out of memory");
-	} else if (PQstatus(pg) != CONNECTION_OK) {
-		error_from_conn(error, pg);
-		PQfinish(pg);
-		pg = NULL;
-	}
-	return pg;
-}
+/* ---- Opening ---------------------------------------------------------------------------------------- */
 
 static void ignore_notice(void *arg, const char *message)
 {
@@ -214,6 +111,8 @@ static bool set_up_session(ctx *c, conn *cn, pg_error *error)
 {
 	const pg_pool_options *options = &cn->pool->options;
 	bool ok = ask_who_serves(c, cn);
+	cn->prepares = options->statements == PG_STATEMENTS_PREPARED ||
+	               (options->statements == PG_STATEMENTS_AUTO && cn->direct);
 	if (ok && cn->direct && PQserverVersion(cn->pg) >= 140000)
 		ok = set_setting(c, cn, "client_connection_check_interval", options->liveness_interval);
 	if (ok && cn->direct && options->statement_timeout > 0)
@@ -225,11 +124,8 @@ static bool set_up_session(ctx *c, conn *cn, pg_error *error)
 	return ok;
 }
 
-static bool conn_open(ctx *c, conn *cn, pg_error *error)
+static bool make_ready(ctx *c, conn *cn, pg_error *error)
 {
-	cn->pg = connect_server(c, cn->pool, error);
-	if (!cn->pg)
-		return false;
 	PQsetNoticeProcessor(cn->pg, ignore_notice, NULL);
 	/*
 	 * libpq closes its socket the moment it finds it broken, in the midst of a call; another thread may get
@@ -250,20 +146,22 @@ static bool conn_open(ctx *c, conn *cn, pg_error *error)
 	return true;
 }
 
+static bool conn_open(conn *cn, pg_error *error)
+{
+	ctx_auto *c = ctx_with_timeout(cn->pool->ctx, cn->pool->options.connect_timeout);
+	if (!c)
+		error_set(error, PG_ERROR_MEMORY, "out of memory");
+	return c && make_ready(c, cn, error);
+}
+
 static void connect_fiber(void *arg)
 {
 	conn *cn = arg;
 	pg_pool *pool = cn->pool;
 	pg_error error;
 	error_clear(&error);
-	/* libpq bounds each host and address by itself; this bounds the lookups and the session's set-up too. */
-	int64_t limit = pool->options.connect_timeout * (hosts_in(pool->conninfo) + 1);
-	ctx *c = ctx_with_timeout(pool->ctx, limit);
-	bool ok = c && conn_open(c, cn, &error);
-	if (!c)
-		error_set(&error, PG_ERROR_MEMORY, "out of memory");
-	ctx_end(c);
-	if (ok)
+	cn->pg = server_reach(pool, &error);
+	if (cn->pg && conn_open(cn, &error))
 		pool_connected(cn);
 	else
 		pool_connect_failed(cn, &error);

@@ -90,9 +90,26 @@ typedef struct pg_query_event {
 	bool settling;   /* ENDED: its context ended in flight; on_settled is called for it, or has been */
 } pg_query_event;
 
+/* Whether statements are prepared under names, once for each connection, or sent in whole each time. */
+typedef enum pg_statements {
+	PG_STATEMENTS_AUTO, /* prepared where PostgreSQL itself is at the other end; not behind a pooler */
+	/*
+	 * Prepared always. For a pooler that keeps track of them: PgBouncer from 1.21 on with max_prepared_statements
+	 * above 0, which cannot be seen from here. With one that does not, statements come to be sent twice.
+	 */
+	PG_STATEMENTS_PREPARED,
+	PG_STATEMENTS_UNPREPARED,
+} pg_statements;
+
 /* All durations are nanoseconds; a 0 takes the default named. */
 typedef struct pg_pool_options {
-	const char *conninfo; /* libpq connection string or URI; NULL or "": libpq's PG* environment */
+	/*
+	 * libpq connection string or URI, with all that libpq knows: several hosts, target_session_attrs=read-write
+	 * for the one that is the primary now, load_balance_hosts (libpq 16). NULL or "": libpq's PG* environment. Each
+	 * connection is sought anew among all hosts, so after a failover the pool finds the new primary by itself; a
+	 * pool for writing and one for reading are two pools, with target_session_attrs=prefer-standby in the second.
+	 */
+	const char *conninfo;
 	const char *application_name; /* as pg_stat_activity shows it; NULL: "tether"; conninfo's own wins */
 	size_t size;                  /* connections at most, in whatever state; 0: 16 */
 	size_t min_idle; /* kept idle and ready, made ahead of need in the background, one at a time; 0: none */
@@ -105,9 +122,10 @@ typedef struct pg_pool_options {
 	int64_t max_lifetime;        /* closed at that age (Go's SetConnMaxLifetime); 0: never */
 	int64_t max_lifetime_jitter; /* at most max_lifetime; 0: a tenth of it */
 	int64_t max_idle_time; /* closed when idle so long, down to min_idle (Go's SetConnMaxIdleTime); 0: never */
-	size_t queue_size;       /* callers waiting for a connection at most; 0: 1024 */
-	int64_t connect_timeout; /* for one attempt; 0: 5 s */
-	int64_t settle_timeout;  /* a cancelled connection that is not clean by then is closed; 0: 2 s */
+	size_t queue_size; /* callers waiting for a connection at most; 0: 1024 */
+	int64_t connect_timeout; /* for each address tried, in whole seconds and 2 s at least with several; 0: 5 s */
+	int64_t settle_timeout; /* a cancelled connection that is not clean by then is closed; 0: 2 s */
+	pg_statements statements;
 	/*
 	 * The two backstops are set for each session when it opens. Behind a pooler they are not, for sessions are
 	 * shared there: set them for the role (ALTER ROLE … SET).

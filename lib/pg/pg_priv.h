@@ -111,7 +111,8 @@ struct conn {
 	PGconn *pg;
 	int fd;          /* a duplicate of its socket: see conn_open */
 	char server[32]; /* when its server was started, which tells it from others */
-	bool direct;     /* no pooler in between: named statements and session settings are ours alone */
+	bool direct;     /* no pooler in between: the session and its settings are ours alone */
+	bool prepares;   /* statements get names */
 	bool unsent;     /* a part of a message has not been written yet */
 	bool doomed;     /* in a state that nothing but a close gets it out of */
 	int64_t idle_since;
@@ -150,7 +151,7 @@ struct statement {
 	statement *newer, *older;
 	uint64_t hash;
 	bool proven; /* it has been run with success */
-	char name[16];
+	char name[24];
 	char text[];
 };
 
@@ -326,6 +327,11 @@ cancel_outcome cancel_send(ctx *limit, conn *cn);
 
 /* Lets a clean connection that is the keeper's send what waits to be sent. Waits; it may be broken afterwards. */
 void cancel_help(conn *cn);
+
+/* ---- reach.c ---------------------------------------------------------------------------------------- */
+
+/* On the keeper: a connection to one of the servers that the conninfo names; NULL with *error. Waits. */
+PGconn *server_reach(const pg_pool *pool, pg_error *error);
 
 /* ---- settle.c --------------------------------------------------------------------------------------- */
 

@@ -187,22 +187,23 @@ static void run_once(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_
  * schema has changed? Then it was refused before it did anything; but where a transaction is open, the
  * refusal has ended that.
  */
-static bool is_outdated(const pg_rows *rows, const statement *st)
+static bool is_outdated(const pg_rows *rows, const conn *cn, const statement *st)
 {
-	return st && st->proven && rows->error.kind == PG_ERROR_SERVER &&
+	return st && (st->proven || !cn->direct) && rows->error.kind == PG_ERROR_SERVER &&
 	       (strcmp(rows->error.sqlstate, "26000") == 0 || strcmp(rows->error.sqlstate, "0A000") == 0);
 }
 
 void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
 {
+	bool prepares = cn->prepares;
 	for (;;) {
-		statement *st = cn->direct ? statement_get(c, cn, sql, &rows->error) : NULL;
-		if (cn->direct && !st) {
+		statement *st = prepares ? statement_get(c, cn, sql, &rows->error) : NULL;
+		if (prepares && !st) {
 			rows->ended = true;
 			return;
 		}
 		run_once(rows, c, cn, sql, params, st);
-		if (!is_outdated(rows, st)) {
+		if (!is_outdated(rows, cn, st)) {
 			if (st && !rows->error.kind)
 				st->proven = true;
 			break;
@@ -212,6 +213,8 @@ void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params 
 			break;
 		error_clear(&rows->error);
 		rows->ended = false;
+		/* A pooler may answer a new statement of the same text with the old one that it remembers. */
+		prepares = cn->direct;
 	}
 	if (rows->mode != ROWS_FIRST || rows->error.kind)
 		return;

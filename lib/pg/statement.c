@@ -69,18 +69,47 @@ static statement *statement_new(conn *cn, const char *sql, uint64_t hash)
 	memcpy(st->text, sql, size);
 	st->hash = hash;
 	st->proven = false;
-	snprintf(st->name, sizeof(st->name), "s%u", ++cn->statements.named);
+	/* Behind a pooler that does not keep track, another's statement of the same name would be run for ours. */
+	if (cn->direct)
+		snprintf(st->name, sizeof(st->name), "s%u", ++cn->statements.named);
+	else
+		snprintf(st->name, sizeof(st->name), "s%u_%08x", ++cn->statements.named,
+		         (unsigned)PQbackendPID(cn->pg));
 	return st;
 }
+
+#ifdef LIBPQ_HAS_CLOSE_PREPARED
+
+/* By the protocol's own message, of which poolers keep track. */
+static bool drop_named(ctx *c, conn *cn, const char *name, pg_error *error)
+{
+	if (!PQsendClosePrepared(cn->pg, name)) {
+		error_from_conn(error, cn->pg);
+		return false;
+	}
+	conn_flush(cn);
+	return conn_collect(c, cn, error, NULL);
+}
+
+#else
+
+static bool drop_named(ctx *c, conn *cn, const char *name, pg_error *error)
+{
+	char sql[40];
+	snprintf(sql, sizeof(sql), "DEALLOCATE %s", name);
+	return conn_command(c, cn, sql, error, NULL);
+}
+
+#endif
 
 /* false: the connection must not go on, *error says why. */
 static bool drop_oldest(ctx *c, conn *cn, pg_error *error)
 {
-	char sql[32];
-	snprintf(sql, sizeof(sql), "DEALLOCATE %s", cn->statements.oldest->name);
+	char name[sizeof(cn->statements.oldest->name)];
+	memcpy(name, cn->statements.oldest->name, sizeof(name));
 	statement_forget(cn, cn->statements.oldest);
 	/* If the server has forgotten it too, by someone's DEALLOCATE ALL, so much the better. */
-	return conn_command(c, cn, sql, error, NULL) ||
+	return drop_named(c, cn, name, error) ||
 	       (error->kind == PG_ERROR_SERVER && PQtransactionStatus(cn->pg) == PQTRANS_IDLE);
 }
 

@@ -23,7 +23,7 @@ static const char *option(const PQconninfoOption *options, const char *keyword)
 	return "";
 }
 
-static void write_configuration(const pgbouncer *b, const char *server_url, int port)
+static void write_configuration(const pgbouncer *b, const char *server_url, const char *more, int port)
 {
 	char path[300];
 	snprintf(path, sizeof(path), "%s/pgbouncer.ini", b->dir);
@@ -41,9 +41,10 @@ static void write_configuration(const pgbouncer *b, const char *server_url, int 
 	        "auth_type = any\n"
 	        "pool_mode = transaction\n"
 	        "default_pool_size = 20\n"
-	        "max_client_conn = 600\n",
+	        "max_client_conn = 600\n"
+	        "%s",
 	        option(server, "host"), option(server, "port"), option(server, "dbname"),
-	        option(server, "user"), option(server, "password"), port);
+	        option(server, "user"), option(server, "password"), port, more);
 	PQconninfoFree(server);
 	fclose(file);
 	chmod(path, 0644);
@@ -54,7 +55,29 @@ static bool answers(void *arg)
 	return PQping(((pgbouncer *)arg)->url) == PQPING_OK;
 }
 
+/* It refuses to be root; Debian keeps it out of an ordinary user's PATH. */
+static const char *program(void)
+{
+	return access("/usr/sbin/pgbouncer", X_OK) == 0 ? "/usr/sbin/pgbouncer" : "pgbouncer";
+}
+
+bool pgbouncer_knows_statements(void)
+{
+	char *said = NULL;
+	int major = 0, minor = 0;
+	process_run((const char *const[]){program(), "--version", NULL}, NULL, 10000, &said);
+	if (said)
+		sscanf(said, "PgBouncer %d.%d", &major, &minor);
+	free(said);
+	return major > 1 || minor >= 21;
+}
+
 pgbouncer *pgbouncer_start(const char *server_url)
+{
+	return pgbouncer_start_with(server_url, "");
+}
+
+pgbouncer *pgbouncer_start_with(const char *server_url, const char *more)
 {
 	pgbouncer *b = calloc(1, sizeof(*b));
 	int port = support_free_port();
@@ -64,13 +87,11 @@ pgbouncer *pgbouncer_start(const char *server_url)
 	snprintf(b->dir, sizeof(b->dir), "/tmp/tether-pgbouncer.XXXXXX");
 	if (!mkdtemp(b->dir) || chmod(b->dir, 0755) != 0)
 		abort();
-	write_configuration(b, server_url, port);
+	write_configuration(b, server_url, more, port);
 	snprintf(b->url, sizeof(b->url), "postgresql://anyone@127.0.0.1:%d/albums", port);
 	snprintf(ini, sizeof(ini), "%s/pgbouncer.ini", b->dir);
-	/* It refuses to be root; Debian keeps it out of an ordinary user's PATH. */
-	const char *program = access("/usr/sbin/pgbouncer", X_OK) == 0 ? "/usr/sbin/pgbouncer" : "pgbouncer";
-	const char *const as_root[] = {program, "-u", "nobody", ini, NULL};
-	const char *const as_user[] = {program, ini, NULL};
+	const char *const as_root[] = {program(), "-u", "nobody", ini, NULL};
+	const char *const as_user[] = {program(), ini, NULL};
 	b->process = process_start(geteuid() == 0 ? as_root : as_user, NULL);
 	if (!b->process || !eventually(answers, b, 10000)) {
 		char *said = b->process ? process_output(b->process) : NULL;

@@ -60,6 +60,10 @@ private_db *private_db_start(const private_db_options *options)
 		arguments[n++] = "--ssl";
 	if (options->empty)
 		arguments[n++] = "--empty";
+	if (options->standby_of) {
+		arguments[n++] = "--standby-of";
+		arguments[n++] = options->standby_of->dir;
+	}
 	for (int i = 0; options->settings && options->settings[i] && n < MAX_ARGUMENTS - 4; i++) {
 		arguments[n++] = "-o";
 		arguments[n++] = options->settings[i];
@@ -100,6 +104,11 @@ bool private_db_resume(private_db *db, const char *setting)
 	if (setting)
 		return local_db(NULL, (const char *[]){"resume", "-o", setting, db->dir, NULL});
 	return local_db(NULL, (const char *[]){"resume", db->dir, NULL});
+}
+
+bool private_db_promote(private_db *db)
+{
+	return local_db(NULL, (const char *[]){"promote", db->dir, NULL});
 }
 
 void private_db_stop(private_db *db)

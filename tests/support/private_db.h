@@ -10,10 +10,11 @@
 typedef struct private_db private_db;
 
 typedef struct private_db_options {
-	const char *const *settings; /* "max_connections=50", …, NULL; or NULL for none */
-	bool tcp;                    /* listen on 127.0.0.1 too */
-	bool tls;                    /* with tcp: speak TLS there; the certificate signs itself */
-	bool empty;                  /* no schema, no rows */
+	const char *const *settings;         /* "max_connections=50", …, NULL; or NULL for none */
+	bool tcp;                            /* listen on 127.0.0.1 too */
+	bool tls;                            /* with tcp: speak TLS there; the certificate signs itself */
+	bool empty;                          /* no schema, no rows */
+	const struct private_db *standby_of; /* a streaming standby of that one, with its rows and password */
 } private_db_options;
 
 /* Blocks until it serves. `options` may be NULL. The caller gives it back with private_db_stop. NULL on failure. */
@@ -33,6 +34,9 @@ bool private_db_halt(private_db *db, bool immediate);
 
 /* The outage's end. `setting`, "name=value", is set from now on; NULL for none. Blocks until it serves. */
 bool private_db_resume(private_db *db, const char *setting);
+
+/* A standby becomes a primary. Blocks until it is one. */
+bool private_db_promote(private_db *db);
 
 /* Stops it and removes all of it. NULL is allowed. */
 void private_db_stop(private_db *db);
