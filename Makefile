@@ -34,7 +34,7 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: all run deps test check tests bench lint format asan tsan valgrind stress fuzz install uninstall \
+.PHONY: all run deps test check tests test-browser bench lint format asan tsan valgrind stress fuzz install uninstall \
         clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -221,6 +221,11 @@ check: tests ## the same without looking for missing packages
 
 tests: all $(CHOSEN) ## build the tests
 
+test-browser: ## the live page in headless Chromium
+	@.make/install-packages build run browser
+	@$(MAKE) --no-print-directory $(BUILD)/albumd
+	@tests/browser/run $(BUILD)
+
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@.make/install-packages build run test
 	@$(MAKE) --no-print-directory check BUILD=$(BUILD)/asan SANITIZE=address,undefined
@@ -253,7 +258,8 @@ bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
 # --- Form
 
 C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
-SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run tests/fuzz/run
+SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run tests/browser/run \
+            tests/fuzz/run
 
 # The form is clang-format 14's; each version has its own ideas about the corners of C.
 check_format = if clang-format --version | grep -q 'version 14\.'; then clang-format $(1) $(C_FILES); \
@@ -306,4 +312,4 @@ clean: ## remove what was built, the private database included
 	rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
