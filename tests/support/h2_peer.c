@@ -26,6 +26,7 @@ enum {
 struct h2_peer_private {
 	nghttp2_hd_inflater *inflater;
 	uint8_t payload[FRAME_MAX];
+	uint8_t sent_block[4 * PIECE];
 	uint8_t block[1 << 20]; /* of HEADERS and CONTINUATION */
 	size_t block_size;
 	bool block_ends; /* the stream */
@@ -181,8 +182,8 @@ size_t h2_block(uint8_t *block, size_t room, const char *const *fields)
 
 bool h2_peer_headers(h2_peer *p, uint32_t stream, uint8_t flags, const char *const *fields)
 {
-	static _Thread_local uint8_t block[4 * PIECE];
-	size_t size = h2_block(block, sizeof(block), fields), sent = 0;
+	uint8_t *block = p->private->sent_block;
+	size_t size = h2_block(block, sizeof(p->private->sent_block), fields), sent = 0;
 	bool begun = false, whole = false;
 	while (!whole) {
 		size_t piece = size - sent < PIECE ? size - sent : PIECE;
