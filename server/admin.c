@@ -3,6 +3,7 @@
 #include "accept.h"
 #include "answer.h"
 #include "auth.h"
+#include "database.h"
 #include "requests.h"
 #include "text.h"
 
@@ -14,7 +15,7 @@ static void get_livez(http_request *request, http_response *response)
 }
 
 /*
- * Ready: PostgreSQL answers and the server is not draining. A ping that only waited for one of many busy
+ * Ready: the database can be used and the server is not draining. A look that only waited for one of many busy
  * connections says nothing against PostgreSQL: taking a busy instance out of service would only make the
  * others busier.
  */
@@ -28,22 +29,18 @@ static void get_readyz(http_request *request, http_response *response)
 		return;
 	}
 	ctx_auto *c = ctx_with_timeout(http_request_ctx(request), CTX_SECOND);
-	pg_error error;
+	database_look look;
+	char why[768];
 	if (!c) {
 		http_response_problem(response, 500, NULL);
-	} else if (pg_pool_ping(c, a->pool, &error)) {
+	} else if (database_look_at(c, a->pool, &look)) {
 		http_response_text(response, 200, "ok\n");
+	} else if (look.busy) {
+		http_response_text(response, 200, "ok, every database connection is busy\n");
 	} else {
-		pg_pool_stats pool;
-		pg_pool_stats_get(a->pool, &pool);
-		bool queued = error.kind == PG_ERROR_SATURATED ||
-		              (error.kind == PG_ERROR_DEADLINE && !error.settling);
-		if (queued && pool.busy == pool.size)
-			http_response_text(response, 200, "ok, every database connection is busy\n");
-		else
-			http_response_problem(response, 503,
-			                      *atomic_load(&a->token) ? "The database does not answer."
-			                                              : error.message);
+		/* Where there is a token, what PostgreSQL says, of hosts and users, is not for everybody. */
+		bool words = !*atomic_load(&a->token);
+		http_response_problem(response, 503, database_describe(&look, words, why, sizeof(why)));
 	}
 }
 

@@ -3,12 +3,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "complain.h"
 #include "setting.h"
 
 /* Each setting's value as it was written, and where: for --print-config, and for finding what has changed. */
@@ -19,16 +19,7 @@ typedef struct written {
 
 /* ---- Complaints -------------------------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 1, 2))) static config_action wrong(const char *format, ...)
-{
-	va_list arguments;
-	va_start(arguments, format);
-	fputs("albumd: ", stderr);
-	vfprintf(stderr, format, arguments);
-	fputc('\n', stderr);
-	va_end(arguments);
-	return CONFIG_WRONG;
-}
+#define wrong(...) (complain(__VA_ARGS__), CONFIG_WRONG)
 
 /* NULL, or what the value should have been. */
 static const char *set(const setting *s, config *c, written values[], const char *value, const char *where)
@@ -147,7 +138,7 @@ static config_action read_flag(config *c, written values[], char **argv, int *at
 
 /* What is no setting: the file, which is read first, and questions. */
 typedef struct questions {
-	bool help, version, check, print;
+	bool help, version, check, print, healthcheck;
 } questions;
 
 static bool is_question(questions *q, const char *argument)
@@ -158,7 +149,7 @@ static bool is_question(questions *q, const char *argument)
 	} flags[] = {
 		{"--help", &q->help},          {"-h", &q->help},
 		{"--version", &q->version},    {"--check-config", &q->check},
-		{"--print-config", &q->print},
+		{"--print-config", &q->print}, {"--healthcheck", &q->healthcheck},
 	};
 	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
 		if (strcmp(argument, flags[i].flag) == 0)
@@ -221,6 +212,7 @@ static void print_help(void)
 	     "again\n"
 	     "  --check-config             say whether the settings are good, and exit\n"
 	     "  --print-config             print them all, and where each comes from, and exit\n"
+	     "  --healthcheck              ask the albumd that runs with these settings whether it is ready\n"
 	     "  --help                     this\n"
 	     "  --version                  the version\n\n"
 	     "Each setting has an environment variable of the same name in capitals, QUERY_TIMEOUT for\n"
@@ -298,7 +290,7 @@ static config_action answer_questions(const config *c, const written values[], c
 	else if (q->print)
 		print_config(c, values);
 	else
-		return q->check ? CONFIG_CHECK : CONFIG_SERVE;
+		return q->check ? CONFIG_CHECK : q->healthcheck ? CONFIG_HEALTHCHECK : CONFIG_SERVE;
 	return CONFIG_DONE;
 }
 

@@ -41,9 +41,10 @@ typedef struct config {
 /* What the command line asks for. */
 typedef enum config_action {
 	CONFIG_SERVE,
-	CONFIG_CHECK, /* --check-config: say whether this would start */
-	CONFIG_DONE,  /* --help, --version, --print-config were answered: exit 0 */
-	CONFIG_WRONG, /* a line on stderr has said what is wrong: exit 2 */
+	CONFIG_CHECK,       /* --check-config: say whether this would start */
+	CONFIG_HEALTHCHECK, /* --healthcheck: ask the admin listener of one that runs */
+	CONFIG_DONE,        /* --help, --version, --print-config were answered: exit 0 */
+	CONFIG_WRONG,       /* a line on stderr has said what is wrong: exit 2 */
 } config_action;
 
 /*

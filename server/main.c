@@ -6,12 +6,11 @@
  *	signal thread      says that the drain has begun, and makes a second signal end it at once
  *	reload thread      reads the settings, the files they name and the certificate again at SIGHUP
  *	sampler thread     notes each second how the pool is, for /requests
- *	first-look thread  asks the database once whether it is there, for the log
+ *	first-look thread  waits for a database that was not there at the start, for the log
  */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -24,7 +23,10 @@
 #include "access.h"
 #include "admin.h"
 #include "albums.h"
+#include "complain.h"
 #include "config.h"
+#include "database.h"
+#include "health.h"
 #include "log.h"
 #include "metrics.h"
 #include "openapi.h"
@@ -45,22 +47,12 @@ typedef struct app {
 	admin admin;
 	http_server *admin_server; /* NULL: off */
 	char bound[128], admin_bound[128];
-	bool served;
+	bool database_seen, served;
 	ctx *stop;   /* done at the first signal */
 	ctx *over;   /* done when the drain is over */
 	ctx *hangup; /* done at SIGHUP */
 	pthread_t threads[5];
 } app;
-
-__attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
-{
-	va_list arguments;
-	va_start(arguments, format);
-	fputs("albumd: ", stderr);
-	vfprintf(stderr, format, arguments);
-	fputc('\n', stderr);
-	va_end(arguments);
-}
 
 /* ---- Opening: each says what is wrong, and how to mend it -------------------------------------------- */
 
@@ -292,25 +284,11 @@ static void *watch_hangups(void *arg)
 	return NULL;
 }
 
-/* A database that is down at the start is no reason not to start: it may come. But it is worth a line. */
-static void *look_at_database(void *arg)
+static void *await_database(void *arg)
 {
 	app *a = arg;
-	ctx_auto *c = ctx_with_timeout(a->stop, 10 * CTX_SECOND);
-	if (!c)
-		return NULL;
-	pg_rows_auto *row = pg_query_row(
-		c, a->pool, "SELECT to_regclass('album') IS NOT NULL, current_database()", PG_NO_PARAMS);
-	const pg_error *error = pg_rows_error(row);
-	bool loaded = false;
-	if (error && error->kind != PG_ERROR_CANCELED)
-		log_message(LOG_WARN, "the database cannot be reached; until it can, answers are 503",
-		            "error", error->message);
-	else if (!error && pg_rows_bool(row, 0, &loaded) && !loaded)
-		log_message(LOG_WARN, "the database has no table album: load sql/schema.sql into it",
-		            "database", pg_rows_text(row, 1));
-	else if (!error)
-		log_message(LOG_INFO, "the database is reachable", "database", pg_rows_text(row, 1));
+	if (!a->database_seen)
+		database_await(a->stop, a->pool);
 	return NULL;
 }
 
@@ -345,7 +323,7 @@ static int start_threads(app *a, int *started)
 {
 	void *(*const runs[])(void *) = {
 		watch_signals,
-		look_at_database,
+		await_database,
 		a->admin_server ? serve_admin : NULL,
 		a->admin_server ? take_samples : NULL,
 		watch_hangups,
@@ -430,6 +408,8 @@ static int run(app *a)
 	if (status == EXIT_OK)
 		status = open_admin(a);
 	if (status == EXIT_OK)
+		status = database_may_serve(a->stop, a->pool, &a->database_seen) ? EXIT_OK : EXIT_FAILED;
+	if (status == EXIT_OK)
 		status = serve(a);
 	close_all(a);
 	return status;
@@ -446,6 +426,8 @@ int main(int argc, char **argv)
 		return run(&a);
 	case CONFIG_CHECK:
 		return check_config(&a);
+	case CONFIG_HEALTHCHECK:
+		return health_check(a.config.admin_listen) ? EXIT_OK : EXIT_FAILED;
 	case CONFIG_DONE:
 		return EXIT_OK;
 	case CONFIG_WRONG:

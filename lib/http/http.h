@@ -270,4 +270,15 @@ int http_write(http_response *response, const void *data, size_t size);
 /* Makes a started stream end visibly broken, so that no client takes it for whole. Then return. */
 void http_response_fail(http_response *response);
 
+/* ---- The other end ---------------------------------------------------------------------------------- */
+
+/*
+ * Asks another server: "GET target", at an address as http_listen takes it, in the clear. It is for looking whether
+ * one is well, and no client for the world: no redirects, no TLS, 16 KiB of an answer at most. The status; body (may
+ * be NULL) becomes as much of the answer's body as fits, NUL-terminated. Waits as wait_fd() does, on fibers and
+ * threads, but for the look-up of a host's name, which blocks. -1 with errno: as connect(2) and wait_fd() have it,
+ * EINVAL for an address or target that is none, EPROTO for an answer that is not HTTP.
+ */
+int http_get(ctx *c, const char *address, const char *target, char *body, size_t body_size);
+
 #endif

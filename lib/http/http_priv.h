@@ -12,7 +12,7 @@
  *	head.c      what its head says                               url.c: escapes, queries
  *	validate.c  what is no request                              trace.c: what it is called in logs
  *	router.c    which handler
- *	response.c  what the handler answers
+ *	response.c  what the handler answers                        get.c: asks another server, for health checks
  *
  * Everything of one connection happens on one worker's thread, so nothing here is locked or atomic unless
  * it says so.
@@ -59,6 +59,8 @@ typedef struct listener {
 
 /* As http_listen. */
 int address_listen(const char *address, listener *made, char *bound, size_t bound_size);
+/* A non-blocking socket that connects there, to be closed; -1 with errno. Looks up names, which may block. */
+int address_connect(const char *address);
 void listener_close(listener *l); /* idempotent */
 
 /* "127.0.0.1:80", "[::1]:80", "unix" */

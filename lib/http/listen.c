@@ -129,6 +129,55 @@ static int listen_tcp(const char *address)
 	return fd;
 }
 
+/* ---- The other end ----------------------------------------------------------------------------------- */
+
+/* A socket that is connected, or about to be. */
+static int connect_to(const struct sockaddr *address, socklen_t size)
+{
+	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0 || connect(fd, address, size) == 0 || errno == EINPROGRESS)
+		return fd;
+	int error = errno;
+	close(fd);
+	errno = error;
+	return -1;
+}
+
+static int connect_unix(const char *path)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	if (strlen(path) >= sizeof(un.sun_path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memcpy(un.sun_path, path, strlen(path));
+	return connect_to((const struct sockaddr *)&un, sizeof(un));
+}
+
+/* No host is this machine. Of several addresses the first, IPv4 before IPv6 as listen_host has it. */
+static int connect_tcp(const char *address)
+{
+	char host[NI_MAXHOST];
+	const char *port;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found;
+	if (strlen(address) >= sizeof(host) || !split_address(address, host, &port) ||
+	    getaddrinfo(*host ? host : NULL, port, &hints, &found) != 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	const struct addrinfo *best = found;
+	for (const struct addrinfo *a = found; a && best->ai_family != AF_INET; a = a->ai_next)
+		best = a->ai_family == AF_INET ? a : best;
+	int fd = connect_to(best->ai_addr, best->ai_addrlen);
+	freeaddrinfo(found);
+	return fd;
+}
+
+int address_connect(const char *address)
+{
+	return strncmp(address, "unix:", 5) == 0 ? connect_unix(address + 5) : connect_tcp(address);
+}
+
 /* ---- Both -------------------------------------------------------------------------------------------- */
 
 void address_text(const struct sockaddr *address, char *text, size_t size)

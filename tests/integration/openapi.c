@@ -126,26 +126,32 @@ static json_t *document;
 
 static void start_all(void)
 {
-	char token[] = "/tmp/tether-token.XXXXXX", dead[96], *url = strdup(support_database_url()),
-	     other[512];
-	const char *name = strstr(url, "/albums");
+	char token[] = "/tmp/tether-token.XXXXXX", dead[96], other[512];
+	const char *url = support_database_url(), *name = strstr(url, "/albums");
 	int fd = mkstemp(token);
 	reply r;
 
 	cr_assert(name && fd >= 0 && write(fd, "s3cret\n", 7) == 7);
 	close(fd);
-	snprintf(other, sizeof other, "%.*s/postgres%s", (int)(name - url), url, name + strlen("/albums"));
+	snprintf(other, sizeof other, "%.*s/tableless%s", (int)(name - url), url, name + strlen("/albums"));
 	snprintf(dead, sizeof dead, "postgresql://127.0.0.1:%d/albums", support_free_port());
 	usual = service_start((const char *const[]){"--body-timeout", "250ms", "--cors-origin", "*", NULL});
 	services[USUAL] = usual->albumd;
 	services[GUARDED] = albumd_start(
 		&(albumd_options){.args = (const char *const[]){"--write-token-file", token, NULL}});
+	free(activity_sql(usual->activity, "DROP DATABASE IF EXISTS tableless WITH (FORCE)"));
+	free(activity_sql(usual->activity, "CREATE DATABASE tableless"));
+	activity *tableless = activity_open(other);
+	cr_assert_not_null(tableless);
+	/* Without its table albumd would not start: it loses it after that. */
+	free(activity_sql(tableless, "CREATE TABLE album ()"));
 	services[WITHOUT_TABLE] = albumd_start(&(albumd_options){.database_url = other});
+	free(activity_sql(tableless, "DROP TABLE album"));
+	activity_close(tableless);
 	services[WITHOUT_DATABASE] = albumd_start(&(albumd_options){.database_url = dead});
 	for (int i = 0; i < SERVICES; i++)
 		cr_assert_not_null(services[i]);
 	unlink(token);
-	free(url);
 	cr_assert(eq(int, client_get(usual->port, "/openapi.json", &r, TIMEOUT_MS), 200));
 	document = json_loads(r.body, JSON_REJECT_DUPLICATES, NULL);
 	cr_assert_not_null(document);
@@ -156,6 +162,7 @@ static void stop_all(void)
 {
 	for (int i = GUARDED; i < SERVICES; i++)
 		albumd_stop(services[i]);
+	free(activity_sql(usual->activity, "DROP DATABASE tableless WITH (FORCE)"));
 	service_stop(usual);
 	json_decref(document);
 }

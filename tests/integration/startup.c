@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "private_db.h"
 #include "process.h"
 #include "service.h"
 #include "support.h"
@@ -265,17 +266,107 @@ Test(startup, database_that_is_not_there, .timeout = 60)
 	char url[96];
 
 	snprintf(url, sizeof url, "postgresql://127.0.0.1:%d/albums", support_free_port());
-	expect_complaint(url, "the database cannot be reached", 503);
+	expect_complaint(url, "no database listens there: start PostgreSQL", 503);
 }
 
-Test(startup, database_without_the_table, .timeout = 60)
-{
-	char *url = strdup(support_database_url());
-	char other[512];
-	const char *name = strstr(url, "/albums");
+/* ---- What waiting would not change ends it at once, with a sentence ------------------------------------------ */
 
-	cr_assert_not_null(name, "%s", url);
-	snprintf(other, sizeof other, "%.*s/postgres%s", (int)(name - url), url, name + strlen("/albums"));
-	expect_complaint(other, "sql/schema.sql", 500);
+static void expect_refusal(const char *url, const char *const words[])
+{
+	int status;
+	char *output = run(LIST("--listen", "127.0.0.1:0", "--admin-listen", "off", "--log-format", "text",
+	                        "--database-url", url),
+	                   NULL, &status);
+
+	cr_expect(eq(int, status, 1), "%s", output);
+	cr_expect_null(strchr(output, '\n'), "more than a line: %s", output);
+	cr_expect(strncmp(output, "albumd: ", 8) == 0, "%s", output);
+	for (int i = 0; words[i]; i++)
+		cr_expect_not_null(strstr(output, words[i]), "'%s' is not in: %s", words[i], output);
+	fprintf(stderr, "%s\n", output);
+	free(output);
+}
+
+/* The URL with a part of it, `from`, replaced. To be freed. */
+static char *replaced(const char *url, const char *from, const char *to)
+{
+	const char *at = strstr(url, from);
+	char *made = NULL;
+
+	cr_assert_not_null(at, "%s is not in %s", from, url);
+	cr_assert(asprintf(&made, "%.*s%s%s", (int)(at - url), url, to, at + strlen(from)) > 0);
+	return made;
+}
+
+Test(startup, database_that_is_wrong, .timeout = 120)
+{
+	private_db *db = private_db_start(&(private_db_options){.tcp = true});
+	char *url, *password;
+
+	cr_assert_not_null(db);
+	/* postgresql://user:password@127.0.0.1:port/albums */
+	const char *right = private_db_tcp_url(db);
+	const char *colon = strchr(strstr(right, "://") + 3, ':');
+	cr_assert(colon && strchr(colon, '@'), "%s", right);
+	password = strndup(colon, (size_t)(strchr(colon, '@') - colon));
+
+	url = replaced(right, password, ":wr0ng");
+	expect_refusal(url, LIST("does not accept the password", "PGPASSWORD", "--database-url"));
 	free(url);
+	url = replaced(right, password, "");
+	expect_refusal(url, LIST("asks for a password", "PGPASSWORD"));
+	free(url);
+	url = replaced(right, "/albums", "/nowhere");
+	expect_refusal(url, LIST("no such database", "createdb", "nowhere"));
+	free(url);
+	url = replaced(right, "/albums", "/albums?sslmode=require");
+	expect_refusal(url, LIST("does not speak TLS", "ssl = on"));
+	free(url);
+	url = replaced(right, "/albums", "/postgres");
+	expect_refusal(url, LIST("no table album", "sql/schema.sql"));
+	free(url);
+	cr_assert(asprintf(&url, "%s&user=nobody_here", private_db_url(db)) > 0);
+	expect_refusal(url, LIST("knows no such user", "createuser"));
+	free(url);
+	free(password);
+	private_db_stop(db);
+}
+
+/* ---- albumd --healthcheck ------------------------------------------------------------------------------------- */
+
+static void expect_health(const char *address, int expected, const char *word)
+{
+	int status;
+	char *output = run(LIST("--healthcheck", "--admin-listen", address), NULL, &status);
+
+	cr_expect(eq(int, status, expected), "%s", output);
+	cr_expect(strstr(output, word) && !strchr(output, '\n'), "%s", output);
+	free(output);
+}
+
+Test(startup, healthcheck_asks_the_one_that_runs, .timeout = 60)
+{
+	char address[64], socket_path[64], url[96];
+	service *s = service_start(NULL);
+
+	snprintf(address, sizeof address, "127.0.0.1:%d", s->admin_port);
+	expect_health(address, 0, "ok");
+	snprintf(address, sizeof address, ":%d", s->admin_port);
+	expect_health(address, 0, "ok");
+	snprintf(address, sizeof address, "127.0.0.1:%d", s->port);
+	expect_health(address, 1, "not ready");
+	service_stop(s);
+	expect_health(address, 1, "nobody answers on 127.0.0.1");
+	expect_health("off", 1, "off");
+
+	snprintf(url, sizeof url, "postgresql://127.0.0.1:%d/albums", support_free_port());
+	snprintf(socket_path, sizeof socket_path, "unix:/tmp/tether-admin.%d", (int)getpid());
+	process *p = process_start(LIST(support_built("albumd"), "--listen", "127.0.0.1:0", "--admin-listen",
+	                                socket_path, "--database-url", url),
+	                           NULL);
+	cr_assert(process_wait_for(p, "listening on", 10000));
+	expect_health(socket_path, 1, "no database listens there");
+	process_signal(p, SIGTERM);
+	cr_expect(eq(int, process_wait(p, 10000), 0));
+	process_stop(p);
 }
