@@ -202,19 +202,21 @@ static void print_help(void)
 	for (const setting *s = settings; s < settings + SETTINGS; s++) {
 		char flag[48];
 		snprintf(flag, sizeof(flag), "--%s %s", s->name, s->value ? s->value : "");
-		printf("  %-26s %s", flag, s->help);
+		printf("  %-31s %s", flag, s->help);
 		if (s->fallback && s->fallback[0])
 			printf(" (%s)", s->fallback);
 		putchar('\n');
 	}
 	puts("\n"
-	     "  --config FILE              read settings from a file: lines of name = value; SIGHUP reads it "
+	     "  --config FILE                   read settings from a file: lines of name = value; SIGHUP "
+	     "reads it "
 	     "again\n"
-	     "  --check-config             say whether the settings are good, and exit\n"
-	     "  --print-config             print them all, and where each comes from, and exit\n"
-	     "  --healthcheck              ask the albumd that runs with these settings whether it is ready\n"
-	     "  --help                     this\n"
-	     "  --version                  the version\n\n"
+	     "  --check-config                  say whether the settings are good, and exit\n"
+	     "  --print-config                  print them all, and where each comes from, and exit\n"
+	     "  --healthcheck                   ask the albumd that runs with these settings whether it is "
+	     "ready\n"
+	     "  --help                          this\n"
+	     "  --version                       the version\n\n"
 	     "Each setting has an environment variable of the same name in capitals, QUERY_TIMEOUT for\n"
 	     "--query-timeout. Flags win over the environment, and that over the file.\n"
 	     "Durations are written 250ms, 5s, 1m30s.\n"

@@ -19,12 +19,15 @@ typedef struct config {
 	const char *tls_client_ca;
 	const char *database_url; /* "": libpq's own PG* environment and defaults */
 	uint64_t pool_size;
+	uint64_t pool_min_idle, pool_max_idle;         /* the latter 0: no limit */
+	int64_t pool_max_lifetime, pool_max_idle_time; /* 0: none */
+	uint64_t statements;                           /* a pg_statements */
 	uint64_t workers;
 	uint64_t queue_size;
 	int64_t query_timeout;
 	int64_t request_timeout; /* 0: none */
 	int64_t header_timeout, body_timeout, write_timeout, idle_timeout;
-	uint64_t connections;
+	uint64_t connections, address_connections, requests; /* address_connections: 0 is no limit */
 	uint64_t body_size;
 	int64_t drain_timeout;
 	int64_t slow_query;

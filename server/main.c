@@ -75,6 +75,11 @@ static int open_pool(app *a)
 			.conninfo = c->database_url,
 			.application_name = "albumd",
 			.size = c->pool_size,
+			.min_idle = c->pool_min_idle,
+			.max_idle = c->pool_max_idle,
+			.max_lifetime = c->pool_max_lifetime,
+			.max_idle_time = c->pool_max_idle_time,
+			.statements = (pg_statements)c->statements,
 			.queue_size = c->queue_size,
 			/* PostgreSQL's own limit must not be what ends a query while we are alive. */
 			.statement_timeout = c->query_timeout + CTX_SECOND,
@@ -148,6 +153,8 @@ static int open_server(app *a)
 	a->server = http_server_new(&(http_server_options){
 		.workers = c->workers,
 		.connections = c->connections,
+		.address_connections = c->address_connections,
+		.requests = c->requests,
 		.body_size = c->body_size,
 		.header_timeout = c->header_timeout,
 		.body_timeout = c->body_timeout,

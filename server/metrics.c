@@ -232,6 +232,11 @@ static void write_server(const http_server *server, exposition *e)
 	       (double)stats.connections_total);
 	single(e, "http_connections_refused_total", "counter", "Connections past the limit, answered 503.",
 	       (double)stats.connections_refused);
+	single(e, "http_address_refused_total", "counter", "Of these, past the limit of their address.",
+	       (double)stats.address_refused);
+	single(e, "http_requests_refused_total", "counter", "Requests past the limit, answered 503.",
+	       (double)stats.requests_refused);
+	single(e, "http_handlers", "gauge", "Handlers that run.", (double)stats.handlers);
 	single(e, "http_client_disconnects_total", "counter", "Requests whose client left before the answer.",
 	       (double)stats.disconnects_total);
 	single(e, "http_draining", "gauge", "1 while the server drains.", stats.draining);
@@ -272,6 +277,17 @@ static void write_pool(const pg_pool *pool, exposition *e)
 	single(e, "db_pool_connects_total", "counter", "Connections made.", (double)stats.connects);
 	single(e, "db_pool_connect_failures_total", "counter", "Connection attempts that failed.",
 	       (double)stats.connect_failures);
+	head(e, "db_pool_closed_total", "counter", "Connections closed, by the limit that did it.");
+	text_format(e->text,
+	            "db_pool_closed_total{limit=\"max_idle\"} "
+	            "%llu\ndb_pool_closed_total{limit=\"max_idle_time\"} "
+	            "%llu\ndb_pool_closed_total{limit=\"max_lifetime\"} %llu\n",
+	            (unsigned long long)stats.closed_max_idle, (unsigned long long)stats.closed_idle_time,
+	            (unsigned long long)stats.closed_lifetime);
+	single(e, "db_cancel_requests_total", "counter", "Cancel requests sent to PostgreSQL.",
+	       (double)stats.cancels_sent);
+	single(e, "db_cancel_batches_total", "counter", "Statements that sent several of them together.",
+	       (double)stats.cancel_batches);
 	single(e, "db_pool_lost_total", "counter", "Connections that broke.", (double)stats.lost);
 }
 

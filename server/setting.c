@@ -130,6 +130,9 @@ static const char *read_token(const setting *s, const char *value, void *field)
 
 /* ---- The table --------------------------------------------------------------------------------------- */
 
+/* In the order of pg_statements. */
+static const char *const statements_names[] = {"auto", "always", "never", NULL};
+
 /* A table is read by its columns, which clang-format would not leave alone. */
 /* clang-format off */
 #define FIELD(name) offsetof(config, name)
@@ -148,6 +151,16 @@ const setting settings[] = {
 	 FIELD(database_url), read_string, "", 0, 0, NULL, SETTING_SECRET},
 	{"pool-size", "N", "database connections at most",
 	 FIELD(pool_size), read_count, "16", 1, 10000, NULL, 0},
+	{"pool-min-idle", "N", "database connections kept ready, made ahead of need",
+	 FIELD(pool_min_idle), read_count, "0", 0, 10000, NULL, 0},
+	{"pool-max-idle", "N", "database connections idle at most; 0: as many as there are",
+	 FIELD(pool_max_idle), read_count, "0", 0, 10000, NULL, 0},
+	{"pool-max-lifetime", "DURATION", "after which a database connection is replaced; 0: never",
+	 FIELD(pool_max_lifetime), read_duration, "0", 0, 86400 * SECOND, NULL, 0},
+	{"pool-max-idle-time", "DURATION", "after which an idle database connection is closed; 0: never",
+	 FIELD(pool_max_idle_time), read_duration, "0", 0, 86400 * SECOND, NULL, 0},
+	{"prepared-statements", "WHEN", "auto, always (PgBouncer that keeps track of them) or never",
+	 FIELD(statements), read_name, "auto", 0, 0, statements_names, 0},
 	{"workers", "N", "event-loop threads; half the CPUs unless given",
 	 FIELD(workers), read_count, NULL, 1, 256, NULL, 0},
 	{"queue-size", "N", "requests waiting for a connection at most, past it 503",
@@ -166,6 +179,10 @@ const setting settings[] = {
 	 FIELD(idle_timeout), read_duration, "1m", SECOND / 1000, 86400 * SECOND, NULL, 0},
 	{"connections", "N", "client connections at most, past it 503",
 	 FIELD(connections), read_count, "10000", 1, 10000000, NULL, 0},
+	{"connections-per-address", "N", "of these from one address (IPv6: one /64); 0: no limit",
+	 FIELD(address_connections), read_count, "0", 0, 10000000, NULL, 0},
+	{"requests", "N", "requests handled at once at most, past it 503",
+	 FIELD(requests), read_count, "10000", 1, 10000000, NULL, 0},
 	{"body-size", "BYTES", "of a request's body at most, past it 413",
 	 FIELD(body_size), read_count, "1048576", 1, 1 << 30, NULL, 0},
 	{"drain-timeout", "DURATION", "for requests in flight once SIGTERM or SIGINT has come",

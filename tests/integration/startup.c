@@ -84,6 +84,35 @@ Test(startup, help_and_version, .timeout = 60)
 	free(output);
 }
 
+/* Every flag is in the README's table, and every flag of the table is one. */
+Test(startup, readme_names_every_flag, .timeout = 60)
+{
+	int status, flags = 0;
+	char *output = run(LIST("--help"), NULL, &status), *rest = output, *line;
+	char readme[64 << 10], name[64];
+	FILE *file = fopen(support_source("README.md"), "re");
+
+	cr_assert_not_null(file);
+	readme[fread(readme, 1, sizeof readme - 1, file)] = '\0';
+	fclose(file);
+	while ((line = strsep(&rest, "\n"))) {
+		if (strncmp(line, "  --", 4) != 0 || strncmp(line, "  --help", 8) == 0 ||
+		    strncmp(line, "  --version", 11) == 0)
+			continue;
+		snprintf(name, sizeof name, "`%.*s", (int)strcspn(line + 2, " "), line + 2);
+		cr_expect_not_null(strstr(readme, name), "%s` is not in the README", name);
+		flags++;
+	}
+	cr_expect(flags > 30);
+	free(output);
+	output = run(LIST("--help"), NULL, &status);
+	for (const char *at = readme; (at = strstr(at, "\n| `--")); at++) {
+		snprintf(name, sizeof name, "  %.*s ", (int)strcspn(at + 4, "`"), at + 4);
+		cr_expect_not_null(strstr(output, name), "%s is in the README, but no flag", name);
+	}
+	free(output);
+}
+
 Test(startup, flags_win_over_the_environment, .timeout = 60)
 {
 	albumd *a = albumd_start(&(albumd_options){.args = LIST("--pool-size", "3"),
