@@ -54,7 +54,7 @@ typedef struct bridge {
 	int pair; /* our end; -1 until the handshake is over */
 	uv_poll_t watch;
 	bool watched; /* watch is initialized */
-	int outer_watching, pair_watching;
+	int watching;
 	char *rest; /* malloc'd: what inner had no room for */
 	size_t rest_size, rest_given;
 	bool shaking;      /* the handshake has begun, and is not over */
@@ -156,9 +156,15 @@ static void watch_for(uv_poll_t *poll, int *watching, int events, uv_poll_cb cal
 
 static void bridge_watch(bridge *b)
 {
-	watch_for(&b->outer->watch, &b->outer_watching, outer_events(b), on_outer);
+	/* Instead of hangup.c, which leaves a watch alone that it does not know. */
+	watch_for(&b->outer->watch, &b->outer->watching, outer_events(b), on_outer);
 	if (b->inner)
-		watch_for(&b->watch, &b->pair_watching, pair_events(b), on_pair);
+		watch_for(&b->watch, &b->watching, pair_events(b), on_pair);
+}
+
+static bool half_close_is_waiting(const bridge *b)
+{
+	return b->outer->worker->server->options.half_close_is_waiting;
 }
 
 /* ---- From the client --------------------------------------------------------------------------------- */
@@ -176,7 +182,7 @@ static void client_left(bridge *b)
 /* By a close_notify, after which it may still read. */
 static void client_ended(bridge *b)
 {
-	if (!b->outer->worker->server->options.half_close_is_waiting) {
+	if (!half_close_is_waiting(b)) {
 		client_left(b);
 		return;
 	}
@@ -316,22 +322,26 @@ static void inner_closed(bridge *b)
 	conn_enter(b->outer, CONN_SENDING);
 }
 
+static void bridge_settle(bridge *b)
+{
+	if (b->inner_closed && b->server_ended && !b->blocked)
+		bridge_close(b);
+	else
+		bridge_watch(b);
+}
+
 static void on_pair(uv_poll_t *poll, int status, int events)
 {
 	bridge *b = checked(container_of(poll, bridge, watch));
 	if (status != 0)
-		b->pair_watching =
-			0; /* libuv has stopped, at an error: inner closed with bytes it had not read */
+		b->watching = 0; /* libuv has stopped, at an error: inner closed with bytes it had not read */
 	if (b->rest && (events & UV_WRITABLE))
 		give_rest(b);
 	if ((status != 0 || (events & UV_READABLE)) && !b->blocked && !pump_out(b))
 		return;
 	if (!b->inner_closed && (status != 0 || (events & UV_PRIORITIZED)))
 		inner_closed(b);
-	if (b->inner_closed && b->server_ended && !b->blocked)
-		bridge_close(b);
-	else
-		bridge_watch(b);
+	bridge_settle(b);
 }
 
 static void shake_hands(bridge *b);
@@ -339,24 +349,21 @@ static void shake_hands(bridge *b);
 static void on_outer(uv_poll_t *poll, int status, int events)
 {
 	bridge *b = checked(container_of(poll, conn, watch)->bridge);
-	bool closing = status != 0 || (events & UV_PRIORITIZED);
-	if (b->inner && (events & UV_WRITABLE) && !closing) {
-		if (!go_on_sending(b))
-			return;
-		closing = b->inner_closed && b->server_ended && !b->blocked;
-	}
-	if (events & UV_DISCONNECT) {
-		b->fin_seen = true;
-		closing = closing || !b->inner;
-	}
-	if (closing)
+	b->fin_seen = b->fin_seen || (events & UV_DISCONNECT);
+	bool left = b->fin_seen && !b->client_ended && !half_close_is_waiting(b);
+	if (status != 0 || (events & UV_PRIORITIZED) || (left && !b->inner)) {
 		bridge_close(b);
-	else if (!b->inner)
+	} else if (!b->inner) {
 		shake_hands(b);
-	else if (b->fin_seen && !b->client_ended && !b->outer->worker->server->options.half_close_is_waiting)
-		client_left(b), bridge_watch(b);
-	else if (!(events & UV_READABLE) || pump_in(b))
-		bridge_watch(b);
+	} else {
+		if ((events & UV_WRITABLE) && !go_on_sending(b))
+			return;
+		if (left)
+			client_left(b);
+		else if ((events & (UV_READABLE | UV_DISCONNECT)) && !pump_in(b))
+			return;
+		bridge_settle(b);
+	}
 }
 
 /* ---- The beginning ----------------------------------------------------------------------------------- */
