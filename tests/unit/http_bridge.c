@@ -474,7 +474,7 @@ Test(http_bridge, a_slow_reader_slows_the_writer, .timeout = 120)
 {
 	http_peer_server *server = serve((http_server_options){0});
 	int fd = http_peer_connect(server);
-	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){16384}, sizeof(int));
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){128 << 10}, sizeof(int));
 	tls_peer *p = tls_peer_new(fd, NULL);
 	cr_assert(eq(int, tls_peer_handshake(p), 0));
 	cr_assert(tls_peer_send(p, "GET /stream HTTP/1.0\r\n\r\n"));
@@ -482,15 +482,16 @@ Test(http_bridge, a_slow_reader_slows_the_writer, .timeout = 120)
 	cr_assert(eventually(stalled, &last, 20000), "it writes on and on");
 	cr_expect(lt(sz, (size_t)seen.written, (size_t)STREAM_SIZE), "all of it was buffered somewhere");
 	static unsigned char piece[16384];
-	size_t at = 0, head = 0;
+	size_t at = 0, head = 0, wrong = 0;
 	ssize_t got;
 	while ((got = receive_some(p, piece, sizeof(piece))) > 0)
 		for (ssize_t i = 0; i < got; i++) {
 			if (head < 4)
 				head = piece[i] == "\r\n\r\n"[head] ? head + 1 : piece[i] == '\r';
 			else
-				cr_assert(eq(int, piece[i], byte_at(at++)), "byte %zu", at - 1);
+				wrong += piece[i] != byte_at(at++);
 		}
+	cr_expect(eq(sz, wrong, 0));
 	cr_expect(eq(sz, at, (size_t)STREAM_SIZE));
 	cr_expect(eq(long, (long)got, 0), "it ended without close_notify");
 	tls_peer_close(p);
