@@ -1,9 +1,10 @@
 /*
  * albumd over HTTPS: that it starts, or says why not; that it renews its certificate; and that a client that leaves
- * takes its query with it there too, whatever way it leaves by.
+ * takes its query with it there too, over either protocol, whatever way it leaves by.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <curl/curl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,24 +137,26 @@ Test(https, with_a_second_request_pipelined, .timeout = 120)
 	expect_left("pipelined", send_another_and_cut);
 }
 
-static process *start_curl(const service *s, const char *target)
+static process *start_curl(const service *s, const char *version, const char *target)
 {
 	char url[128];
 	snprintf(url, sizeof(url), "https://127.0.0.1:%d%s", s->port, target);
-	process *curl = process_start(
-		(const char *const[]){"curl", "-s", "--cacert", certificates_get()->ca, url, NULL}, NULL);
+	process *curl =
+		process_start((const char *const[]){"curl", "-s", version, "-w", "HTTP/%{http_version}",
+	                                            "--cacert", certificates_get()->ca, url, NULL},
+	                      NULL);
 	cr_assert_not_null(curl);
 	return curl;
 }
 
-Test(https, curl_killed, .timeout = 120)
+static void kill_curl(const char *version)
 {
 	service *s = serve(NULL);
 	double stopped[ATTEMPTS];
 	for (int i = 0; i < ATTEMPTS; i++) {
 		char target[64];
 		snprintf(target, sizeof(target), "/albums?delay=60s&curl=%d", i);
-		process *curl = start_curl(s, target);
+		process *curl = start_curl(s, version, target);
 		cr_assert(service_runs(s, 1, 20000), "the query did not run");
 		pid_t backend = service_backend(s);
 		int64_t left = service_now();
@@ -166,6 +169,77 @@ Test(https, curl_killed, .timeout = 120)
 	cr_expect(eq(int, service_stop(s), 0));
 }
 
+Test(https, curl_killed, .timeout = 120)
+{
+	kill_curl("--http1.1");
+}
+
+Test(https, curl_killed_over_http2, .timeout = 120)
+{
+	kill_curl("--http2");
+}
+
+static CURL *easy(const service *s, const char *target)
+{
+	char url[128];
+	CURL *c = curl_easy_init();
+	snprintf(url, sizeof(url), "https://127.0.0.1:%d%s", s->port, target);
+	curl_easy_setopt(c, CURLOPT_URL, url);
+	curl_easy_setopt(c, CURLOPT_CAINFO, certificates_get()->ca);
+	curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
+	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	return c;
+}
+
+struct transfer {
+	CURLM *multi;
+	const service *s; /* NULL: until nothing is under way; else until it runs a query */
+};
+
+static bool transferred(void *arg)
+{
+	struct transfer *t = arg;
+	int running = 0;
+	curl_multi_perform(t->multi, &running);
+	return t->s ? service_running(t->s) == 1 : running == 0;
+}
+
+/* A stream that is reset, and the connection it was on goes on. */
+Test(https, a_stream_reset_over_http2, .timeout = 120)
+{
+	service *s = serve(NULL);
+	CURLM *multi = curl_multi_init();
+	double stopped[ATTEMPTS];
+	for (int i = 0; i < ATTEMPTS; i++) {
+		char target[64];
+		long version = 0, status = 0, connects = -1;
+		snprintf(target, sizeof(target), "/albums?delay=50s&stream=%d", i);
+		CURL *slow = easy(s, target), *quick = easy(s, "/albums/1");
+		curl_multi_add_handle(multi, slow);
+		cr_assert(eventually(transferred, &(struct transfer){multi, s}, 10000),
+		          "the query did not run");
+		pid_t backend = service_backend(s);
+		int64_t left = service_now();
+		curl_multi_remove_handle(multi, slow);
+		curl_multi_add_handle(multi, quick); /* libcurl sends the reset along with it */
+		cr_assert(eventually(transferred, &(struct transfer){multi, NULL}, 10000));
+		stopped[i] = service_cancelled_ms(s, target, left, backend);
+		cr_expect(stopped[i] >= 0);
+		curl_easy_getinfo(quick, CURLINFO_HTTP_VERSION, &version);
+		curl_easy_getinfo(quick, CURLINFO_RESPONSE_CODE, &status);
+		curl_easy_getinfo(quick, CURLINFO_NUM_CONNECTS, &connects);
+		cr_expect(eq(long, version, CURL_HTTP_VERSION_2_0));
+		cr_expect(eq(long, status, 200));
+		cr_expect(eq(long, connects, 0), "the connection was not used again");
+		curl_multi_remove_handle(multi, quick);
+		curl_easy_cleanup(quick);
+		curl_easy_cleanup(slow);
+	}
+	curl_multi_cleanup(multi);
+	expect_in_time(stopped);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
 /* ---- Certificates ------------------------------------------------------------------------------------ */
 
 Test(https, says_where_it_listens, .timeout = 60)
@@ -173,9 +247,12 @@ Test(https, says_where_it_listens, .timeout = 60)
 	service *s = serve(NULL);
 	cr_expect(process_wait_for(s->albumd->process, "albumd: listening on https://127.0.0.1:", 5000));
 	cr_expect(process_wait_for(s->albumd->process, "albumd: admin on http://127.0.0.1:", 5000));
-	process *curl = start_curl(s, "/albums/1");
-	cr_expect(eq(int, process_wait(curl, 20000), 0));
-	process_stop(curl);
+	for (int i = 0; i < 2; i++) {
+		process *curl = start_curl(s, i ? "--http2" : "--http1.1", "/albums/1");
+		cr_expect(eq(int, process_wait(curl, 20000), 0));
+		cr_expect(process_wait_for(curl, i ? "HTTP/2" : "HTTP/1.1", 0));
+		process_stop(curl);
+	}
 	cr_expect(eq(int, service_stop(s), 0));
 }
 
