@@ -16,9 +16,10 @@
 enum {
 	RESETS = 2 * STREAMS_MAX, /* a page that is left, twice */
 	RESETS_PER_SECOND = 20,
-	OVERHEADS = 1000,
+	OVERHEADS = 500, /* fewer than nghttp2 would let wait: it ends without a word */
 	OVERHEADS_PER_SECOND = 200,
-	PROGRESS_WORTH = 2, /* frames of the client's that a DATA frame of ours may be answered with */
+	PROGRESS_WORTH =
+		2, /* frames of the client's that a DATA frame of ours, or an answer's end, may bring about */
 };
 
 /* ---- Budgets ----------------------------------------------------------------------------------------- */
@@ -35,7 +36,6 @@ static void budget_earn(budget *b, int64_t thousandths)
 		b->left = b->most;
 }
 
-/* Past the budget it is calm_down. */
 static void spend(h2 *h, budget *b)
 {
 	uint64_t now = h2_now(h);
@@ -75,10 +75,12 @@ void h2_limit_progress(h2 *h)
 
 void h2_limit_end(h2 *h, bool finished)
 {
-	if (finished)
-		budget_earn(&h->resets, 1000);
-	else
+	if (!finished) {
 		spend(h, &h->resets);
+		return;
+	}
+	budget_earn(&h->resets, 1000);
+	budget_earn(&h->overheads, PROGRESS_WORTH * 1000);
 }
 
 /* ---- Times ------------------------------------------------------------------------------------------- */

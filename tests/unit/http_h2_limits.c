@@ -1,0 +1,612 @@
+/*
+ * What an HTTP/2 client may cost: the known ways to keep a server busy for nothing end in ENHANCE_YOUR_CALM, each
+ * phase of a stream has its time, and what one connection may hold in memory is bounded.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <tether/loop.h>
+
+#include "h2_peer.h"
+#include "support.h"
+
+static struct {
+	atomic_int begun, entered, returned, done, status;
+	_Atomic(const ctx_error *) cause;
+	atomic_bool go;
+} seen;
+
+static bool on_request(http_request *request, void *data)
+{
+	(void)request, (void)data;
+	atomic_fetch_add(&seen.begun, 1);
+	return true;
+}
+
+static void on_done(http_request *request, const http_outcome *outcome, void *data)
+{
+	(void)request, (void)data;
+	seen.status = outcome->status;
+	seen.cause = outcome->cause;
+	atomic_fetch_add(&seen.done, 1);
+}
+
+static const http_server_options watched = {.on_request = on_request, .on_done = on_done};
+
+static void answers(http_request *request, http_response *response)
+{
+	(void)request;
+	http_response_text(response, 200, "hello");
+}
+
+static void waits(http_request *request, http_response *response)
+{
+	(void)response;
+	atomic_fetch_add(&seen.entered, 1);
+	wait_done(http_request_ctx(request));
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+/* Does not look at its context. */
+static void stubborn(http_request *request, http_response *response)
+{
+	(void)request, (void)response;
+	atomic_fetch_add(&seen.entered, 1);
+	while (!seen.go)
+		wait_sleep(ctx_background(), CTX_MILLISECOND);
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+static void floods(http_request *request, http_response *response)
+{
+	static const char data[4096];
+	(void)request;
+	atomic_fetch_add(&seen.entered, 1);
+	while (http_write(response, data, sizeof(data)) == 0)
+		;
+	atomic_fetch_add(&seen.returned, 1);
+}
+
+static const http_peer_route routes[] = {{"GET /hello", answers, NULL}, {"POST /hello", answers, NULL},
+                                         {"GET /wait", waits, NULL},    {"GET /stubborn", stubborn, NULL},
+                                         {"GET /flood", floods, NULL},  {0}};
+
+struct wanted {
+	atomic_int *counter;
+	int value;
+};
+
+static bool reached(void *arg)
+{
+	const struct wanted *wanted = arg;
+	return atomic_load(wanted->counter) >= wanted->value;
+}
+
+static bool reaches(atomic_int *counter, int value)
+{
+	return eventually(reached, &(struct wanted){counter, value}, 20000);
+}
+
+static bool all_quiet(void *server)
+{
+	http_server_stats stats;
+	http_server_stats_get(http_peer_server_of(server), &stats);
+	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
+}
+
+static long resident_kib(void)
+{
+	char text[256];
+	FILE *file = fopen("/proc/self/statm", "r");
+	long pages = fgets(text, sizeof(text), file) ? strtol(strchr(text, ' '), NULL, 10) : 0;
+	fclose(file);
+	return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+/* ---- Busy for nothing -------------------------------------------------------------------------------- */
+
+/* One round of an attack. Returns false when the other side does not take it any more. */
+typedef bool attack(h2_peer *p, uint32_t round);
+
+static bool has_input(const h2_peer *p)
+{
+	struct pollfd poll_for = {.fd = p->fd, .events = POLLIN};
+	return poll(&poll_for, 1, 0) > 0;
+}
+
+/* Attacks for so many rounds, or until it is told to calm down. How many rounds that took; rounds: it never was. */
+static uint32_t attack_with(h2_peer *p, attack *once, uint32_t rounds)
+{
+	uint32_t round = 0;
+	while (round < rounds && p->goaways == 0 && !p->closed && once(p, round)) {
+		round++;
+		while (has_input(p) && h2_peer_step(p))
+			;
+	}
+	return round;
+}
+
+static void expect_calmed(attack *once, uint32_t rounds)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server), *other = h2_peer_connect(server);
+	h2_peer_ask(other, 1, "GET", "/hello");
+	cr_assert(eq(int, h2_peer_answer(other, 1)->status, 200));
+	long before = resident_kib();
+	uint32_t took = attack_with(p, once, rounds);
+	cr_expect(lt(u32, took, rounds), "nothing ended it");
+	cr_expect(h2_peer_ends(p));
+	cr_expect(eq(int, p->goaways, 1), "%d of reason %u", p->goaways, p->goaway_reason);
+	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
+	h2_peer_close(p);
+	h2_peer_ask(other, 3, "GET", "/hello");
+	cr_expect(eq(int, h2_peer_answer(other, 3)->status, 200), "others have suffered");
+	cr_expect(lt(long, resident_kib() - before, 16L * 1024 * support_patience()));
+	h2_peer_close(other);
+	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eq(int, seen.done, seen.begun));
+	cr_expect(eq(int, seen.returned, seen.entered));
+	http_peer_stop(server);
+}
+
+static bool reset_at_once(h2_peer *p, uint32_t round)
+{
+	return h2_peer_ask(p, 2 * round + 1, "GET", "/wait") &&
+	       h2_peer_number(p, H2_RST_STREAM, 2 * round + 1, H2_CANCEL);
+}
+
+/* CVE-2023-44487. What has begun until then is bounded, and all of it is cancelled. */
+Test(http_h2_limits, rapid_reset, .timeout = 60)
+{
+	expect_calmed(reset_at_once, 4000);
+	cr_expect(lt(int, seen.begun, 500 * support_patience()), "%d requests were begun", seen.begun);
+}
+
+/* It does not depend on turns: all at once, in one write. */
+Test(http_h2_limits, rapid_reset_in_one_write, .timeout = 60)
+{
+	enum { ROUNDS = 2000, SIZE = 21 + 13 };
+	static char bytes[ROUNDS * SIZE];
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	cr_assert(h2_peer_ping(p));
+	for (uint32_t i = 0; i < ROUNDS; i++) {
+		uint32_t id = 2 * i + 1;
+		char *at = bytes + (size_t)i * SIZE;
+		memcpy(at, "\0\0\xc\1\5\0\0\0\0\x82\x86\x44\5/wait\x41\1h", 21);
+		memcpy(at + 21, "\0\0\4\3\0\0\0\0\0\0\0\0\x8", 13);
+		at[7] = at[21 + 7] = (char)(id >> 8);
+		at[8] = at[21 + 8] = (char)id;
+	}
+	h2_peer_bytes(p, bytes, sizeof(bytes));
+	cr_expect(h2_peer_goes_away(p, 1));
+	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
+	h2_peer_close(p);
+	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(lt(int, seen.begun, 300));
+	cr_expect(ge(int, seen.begun, 200));
+	cr_expect(eq(int, seen.done, seen.begun));
+	http_peer_stop(server);
+}
+
+/* Who gets answers may also take requests back, as many as those. */
+Test(http_h2_limits, honest_resets_are_no_attack, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	for (uint32_t i = 0; i < 1000; i++) {
+		h2_peer_ask(p, 4 * i + 1, "GET", "/wait");
+		h2_peer_ask(p, 4 * i + 3, "GET", "/hello");
+		h2_peer_number(p, H2_RST_STREAM, 4 * i + 1, H2_CANCEL);
+		cr_assert(eq(int, h2_peer_answer(p, 4 * i + 3)->status, 200), "round %u", i);
+	}
+	cr_expect(eq(int, p->goaways, 0));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* CVE-2025-8671: it is we who reset, made to by an error within the stream. */
+static bool make_us_reset(h2_peer *p, uint32_t round)
+{
+	uint32_t id = 2 * round + 1;
+	return h2_peer_ask(p, id, "GET", "/wait") && h2_peer_number(p, H2_WINDOW_UPDATE, id, INT32_MAX) &&
+	       h2_peer_answer(p, id)->reset;
+}
+
+Test(http_h2_limits, made_you_reset, .timeout = 60)
+{
+	expect_calmed(make_us_reset, 4000);
+	cr_expect(lt(int, seen.begun, 500 * support_patience()), "%d requests were begun", seen.begun);
+}
+
+static bool send_malformed(h2_peer *p, uint32_t round)
+{
+	uint32_t id = 2 * round + 1;
+	return h2_peer_headers(p, id, H2_END_STREAM, (const char *[]){":method", "GET", NULL}) &&
+	       h2_peer_answer(p, id)->reset;
+}
+
+Test(http_h2_limits, malformed_requests, .timeout = 60)
+{
+	expect_calmed(send_malformed, 4000);
+	cr_expect(eq(int, seen.begun, 2), "the other connection's");
+}
+
+/* Past the limit of streams, without ever acknowledging that. */
+static bool ask_too_much(h2_peer *p, uint32_t round)
+{
+	p->silent = true;
+	return h2_peer_ask(p, 2 * round + 1, "GET", "/wait");
+}
+
+Test(http_h2_limits, streams_past_the_limit, .timeout = 60)
+{
+	expect_calmed(ask_too_much, 4000);
+	cr_expect(eq(int, seen.begun, 2 + 100), "the other connection's, and those within the limit");
+}
+
+/* CVE-2019-9512, -9515, -9518 and their kin. */
+static bool send_ping(h2_peer *p, uint32_t round)
+{
+	(void)round;
+	return h2_peer_frame(p, H2_PING, 0, 0, "12345678", 8);
+}
+
+static bool send_settings(h2_peer *p, uint32_t round)
+{
+	(void)round;
+	return h2_peer_frame(p, H2_SETTINGS, 0, 0, "\0\1\0\0\0\0", 6);
+}
+
+static bool send_nothing(h2_peer *p, uint32_t round)
+{
+	return (round > 0 || h2_peer_begin(p, 1, "POST", "/hello")) &&
+	       h2_peer_frame(p, H2_DATA, 0, 1, NULL, 0);
+}
+
+static bool send_padding(h2_peer *p, uint32_t round)
+{
+	return (round > 0 || h2_peer_begin(p, 1, "POST", "/hello")) &&
+	       h2_peer_frame(p, H2_DATA, H2_PADDED, 1, "\7\0\0\0\0\0\0", 8);
+}
+
+static bool send_priority(h2_peer *p, uint32_t round)
+{
+	return h2_peer_frame(p, H2_PRIORITY, 0, 2 * round + 1, "\0\0\0\0\1", 5);
+}
+
+static bool open_window(h2_peer *p, uint32_t round)
+{
+	(void)round;
+	return h2_peer_number(p, H2_WINDOW_UPDATE, 0, 1);
+}
+
+static bool reset_what_is_over(h2_peer *p, uint32_t round)
+{
+	return (round > 0 || h2_peer_ask(p, 1, "GET", "/hello")) &&
+	       h2_peer_number(p, H2_RST_STREAM, 1, H2_CANCEL);
+}
+
+Test(http_h2_limits, frames_that_carry_nothing, .timeout = 120)
+{
+	static attack *const attacks[] = {send_ping,     send_settings, send_nothing,      send_padding,
+	                                  send_priority, open_window,   reset_what_is_over};
+	for (size_t i = 0; i < sizeof(attacks) / sizeof(*attacks); i++)
+		expect_calmed(attacks[i], 20000);
+}
+
+/* CVE-2024-27316: a head without end, each piece of it empty or small. */
+static bool send_continuation(h2_peer *p, uint32_t round)
+{
+	return (round > 0 || h2_peer_frame(p, H2_HEADERS, 0, 1, "\x82", 1)) &&
+	       h2_peer_frame(p, H2_CONTINUATION, 0, 1, "\x82", round % 2);
+}
+
+Test(http_h2_limits, continuations_without_end, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	cr_expect(lt(u32, attack_with(p, send_continuation, 20000), 20000));
+	cr_expect(h2_peer_ends(p));
+	h2_peer_close(p);
+	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eq(int, seen.begun, 0));
+	http_peer_stop(server);
+}
+
+/* CVE-2016-6581: a large field once, and a byte for each time it is to be there again. */
+Test(http_h2_limits, header_bombs, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	uint8_t block[16384];
+	size_t size = 0;
+	memcpy(block, "\x82\x86\x84\x41\1h", 6);
+	size = 6;
+	memcpy(block + size, "\x40\1x\x7f\xa1\x1e", 6); /* indexed, "x", 4000 bytes */
+	size += 6;
+	memset(block + size, 'v', 4000);
+	size += 4000;
+	cr_assert(eq(int, h2_peer_frame(p, H2_HEADERS, 5, 1, block, size), true));
+	cr_expect(eq(int, h2_peer_answer(p, 1)->status, 404));
+	memcpy(block, "\x82\x86\x84\x01\1h", 6);    /* the authority not indexed this time */
+	memset(block + 6, 0xbe, sizeof(block) - 6); /* the newest entry */
+	long before = resident_kib();
+	int64_t began = now_ms();
+	h2_peer_frame(p, H2_HEADERS, 5, 3, block, sizeof(block));
+	cr_expect(h2_peer_goes_away(p, 1));
+	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
+	cr_expect(h2_peer_ends(p));
+	cr_expect(lt(long, (long)(now_ms() - began), 1000L * support_patience()));
+	cr_expect(lt(long, resident_kib() - before, 4L * 1024 * support_patience()));
+	cr_expect(eq(int, seen.begun, 1));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* CVE-2019-9511: an answer that goes out byte by byte, as the windows say. */
+static bool open_by_one(h2_peer *p, uint32_t round)
+{
+	p->silent = true;
+	if (round == 0) {
+		h2_peer_frame(p, H2_SETTINGS, 0, 0, "\0\4\0\0\0\1", 6);
+		h2_peer_ask(p, 1, "GET", "/flood");
+	}
+	return h2_peer_number(p, H2_WINDOW_UPDATE, 1, 1);
+}
+
+Test(http_h2_limits, tiny_windows, .timeout = 60)
+{
+	expect_calmed(open_by_one, 20000);
+}
+
+/* A client that takes much and acknowledges often is none of these. */
+Test(http_h2_limits, a_large_download_with_small_updates, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	h2_peer_ask(p, 1, "GET", "/flood");
+	while (h2_peer_so_far(p, 1)->body_size < 40 * 1024 * 1024)
+		cr_assert(h2_peer_step(p), "ended after %zu bytes", h2_peer_so_far(p, 1)->body_size);
+	cr_expect(gt(sz, p->frames[H2_DATA], 2000));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* ---- Clients that do not read ------------------------------------------------------------------------ */
+
+/* What it is owed waits neither in our memory nor for ever. */
+Test(http_h2_limits, a_client_that_never_reads, .timeout = 120)
+{
+	http_server_options options = watched;
+	options.write_timeout = 300 * CTX_MILLISECOND;
+	http_peer_server *server = http_peer_serve(&options, routes);
+	h2_peer *p = h2_peer_connect(server);
+	setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+	h2_peer_frame(p, H2_SETTINGS, 0, 0, "\0\4\x7f\xff\xff\xff", 6);
+	h2_peer_number(p, H2_WINDOW_UPDATE, 0, INT32_MAX - 65535);
+	long before = resident_kib();
+	for (uint32_t i = 0; i < 100; i++)
+		h2_peer_ask(p, 2 * i + 1, "GET", "/flood");
+	cr_assert(reaches(&seen.returned, 100));
+	cr_expect(lt(long, resident_kib() - before, 64L * 1024 * support_patience()),
+	          "100 streams, 64 KiB each");
+	cr_assert(reaches(&seen.done, 100));
+	cr_expect(eq(int, seen.status, 499));
+	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
+	cr_expect(eventually(all_quiet, server, 10000));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* One that sends on meanwhile, so that ever more acknowledgements would have to wait. */
+Test(http_h2_limits, a_client_that_pings_and_never_reads, .timeout = 60)
+{
+	http_server_options options = watched;
+	options.write_timeout = 500 * CTX_MILLISECOND;
+	http_peer_server *server = http_peer_serve(&options, routes);
+	h2_peer *p = h2_peer_connect(server);
+	setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+	long before = resident_kib();
+	for (int i = 0; i < 200000; i++)
+		if (!h2_peer_frame(p, H2_PING, 0, 0, "12345678", 8))
+			break;
+	cr_expect(eventually(all_quiet, server, 20000));
+	cr_expect(lt(long, resident_kib() - before, 8L * 1024 * support_patience()));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* ---- Memory ------------------------------------------------------------------------------------------ */
+
+/* A hundred bodies that never end: some megabytes of them are kept, the rest is refused. */
+Test(http_h2_limits, bodies_that_never_end, .timeout = 60)
+{
+	static char piece[16384];
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	int refused = 0;
+	long before = resident_kib();
+	for (uint32_t id = 1; id < 40; id += 2)
+		h2_peer_begin(p, id, "POST", "/hello");
+	for (int i = 0; i < 60; i++)
+		for (uint32_t id = 1; id < 40; id += 2) {
+			h2_answer *answer = h2_peer_so_far(p, id);
+			while (!answer->ended && (p->window < (int64_t)sizeof(piece) ||
+			                          answer->window < (int64_t)sizeof(piece)))
+				cr_assert(h2_peer_step(p));
+			if (answer->ended)
+				continue;
+			p->window -= (int64_t)sizeof(piece);
+			answer->window -= (int64_t)sizeof(piece);
+			h2_peer_frame(p, H2_DATA, 0, id, piece, sizeof(piece));
+		}
+	cr_assert(h2_peer_ping(p));
+	for (uint32_t id = 1; id < 40; id += 2)
+		refused += h2_peer_so_far(p, id)->status == 503;
+	cr_expect(gt(int, refused, 5));
+	cr_expect(lt(int, refused, 20));
+	cr_expect(lt(long, resident_kib() - before, 40L * 1024 * support_patience()));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* Handlers that outlive their streams count all the same. */
+Test(http_h2_limits, handlers_that_do_not_heed_resets, .timeout = 60)
+{
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	uint32_t id = 1;
+	for (int i = 0; i < 150; i++, id += 2) {
+		h2_peer_ask(p, id, "GET", "/stubborn");
+		h2_peer_number(p, H2_RST_STREAM, id, H2_CANCEL);
+	}
+	for (int i = 0; i < 50; i++, id += 2)
+		h2_peer_ask(p, id, "GET", "/stubborn");
+	cr_assert(reaches(&seen.entered, 200));
+	h2_peer_ask(p, id, "GET", "/hello");
+	h2_answer *answer = h2_peer_answer(p, id);
+	cr_expect(answer->reset);
+	cr_expect(eq(u32, answer->reason, H2_REFUSED_STREAM));
+	seen.go = true;
+	cr_assert(reaches(&seen.returned, 200));
+	cr_assert(eq(int, h2_peer_answer(p, id - 2)->status, 200));
+	h2_peer_ask(p, id + 2, "GET", "/hello");
+	cr_expect(eq(int, h2_peer_answer(p, id + 2)->status, 200));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* ---- Time -------------------------------------------------------------------------------------------- */
+
+static const int64_t short_time = 200 * CTX_MILLISECOND;
+
+static http_peer_server *serve_with(int64_t header, int64_t body, int64_t write, int64_t idle)
+{
+	http_server_options options = watched;
+	options.header_timeout = header;
+	options.body_timeout = body;
+	options.write_timeout = write;
+	options.idle_timeout = idle;
+	return http_peer_serve(&options, routes);
+}
+
+Test(http_h2_limits, time_for_the_preface, .timeout = 60)
+{
+	http_peer_server *server = serve_with(short_time, 0, 0, 0);
+	static const size_t sizes[] = {1, 3, 23, 24};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		h2_peer *p = h2_peer_open(http_peer_connect(server));
+		int64_t began = now_ms();
+		p->silent = true;
+		h2_peer_bytes(p, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", sizes[i]);
+		cr_expect(h2_peer_ends(p), "%zu bytes", sizes[i]);
+		cr_expect(ge(long, (long)(now_ms() - began), 190));
+		if (sizes[i] == 24) /* the SETTINGS are missing */
+			cr_expect(eq(u32, p->goaway_reason, H2_SETTINGS_TIMEOUT));
+		h2_peer_close(p);
+	}
+	http_peer_stop(server);
+}
+
+/* In the middle of a head nothing else can be said on the connection. */
+Test(http_h2_limits, time_for_the_head, .timeout = 60)
+{
+	http_peer_server *server = serve_with(short_time, 0, 0, 0);
+	h2_peer *p = h2_peer_connect(server);
+	h2_peer_ask(p, 1, "GET", "/wait");
+	cr_assert(reaches(&seen.entered, 1));
+	cr_assert(h2_peer_ping(p));
+	int64_t began = now_ms();
+	h2_peer_frame(p, H2_HEADERS, 0, 3, "\x82", 1);
+	cr_expect(h2_peer_goes_away(p, 1));
+	cr_expect(h2_peer_ends(p));
+	cr_expect(ge(long, (long)(now_ms() - began), 190));
+	cr_assert(reaches(&seen.done, 1));
+	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* All of the body, not each piece of it. */
+Test(http_h2_limits, time_for_the_body, .timeout = 60)
+{
+	http_peer_server *server = serve_with(0, short_time, 0, 0);
+	h2_peer *p = h2_peer_connect(server);
+	int64_t began = now_ms();
+	h2_peer_begin(p, 1, "POST", "/hello");
+	h2_answer *answer = h2_peer_so_far(p, 1);
+	while (!answer->ended && h2_peer_frame(p, H2_DATA, 0, 1, "x", 1) && h2_peer_ping(p))
+		poll(NULL, 0, 10);
+	cr_expect(eq(int, answer->status, 408));
+	cr_expect(ge(long, (long)(now_ms() - began), 190));
+	cr_assert(reaches(&seen.done, 1));
+	cr_expect(eq(int, seen.status, 408));
+	cr_expect(eq(int, p->goaways, 0));
+	h2_peer_ask(p, 3, "GET", "/hello");
+	cr_expect(eq(int, h2_peer_answer(p, 3)->status, 200));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+/* A window that is not opened costs the stream, and only that. One that is, as little as it may be, is progress. */
+Test(http_h2_limits, time_for_the_answer, .timeout = 60)
+{
+	http_peer_server *server = serve_with(0, 0, 2 * short_time, 0);
+	h2_peer *p = h2_peer_connect(server);
+	p->silent = true;
+	h2_peer_ask(p, 1, "GET", "/wait");
+	h2_peer_ask(p, 3, "GET", "/flood");
+	while (h2_peer_so_far(p, 3)->body_size < 65535)
+		cr_assert(h2_peer_step(p));
+	h2_peer_number(p, H2_WINDOW_UPDATE, 0, 1000);
+	int64_t until = now_ms() + 800;
+	while (now_ms() < until) {
+		h2_peer_number(p, H2_WINDOW_UPDATE, 3, 1);
+		cr_assert(h2_peer_ping(p));
+		poll(NULL, 0, 20);
+		cr_assert(not(h2_peer_so_far(p, 3)->reset), "it was making progress");
+	}
+	int64_t began = now_ms();
+	h2_answer *answer = h2_peer_answer(p, 3);
+	cr_expect(answer->reset);
+	cr_expect(eq(u32, answer->reason, H2_CANCEL));
+	cr_expect(ge(long, (long)(now_ms() - began), 300));
+	cr_assert(reaches(&seen.returned, 1));
+	cr_assert(reaches(&seen.done, 1));
+	cr_expect(eq(int, seen.status, 499));
+	cr_expect(h2_peer_ping(p));
+	cr_expect(eq(int, seen.done, 1), "the other stream only waits for us");
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
+
+Test(http_h2_limits, time_between_requests, .timeout = 60)
+{
+	http_peer_server *server = serve_with(0, 0, 0, short_time);
+	h2_peer *p = h2_peer_connect(server);
+	h2_peer_ask(p, 1, "GET", "/hello");
+	cr_expect(eq(int, h2_peer_answer(p, 1)->status, 200));
+	int64_t began = now_ms();
+	cr_expect(h2_peer_goes_away(p, 1));
+	cr_expect(eq(u32, p->goaway_reason, H2_NO_ERROR));
+	cr_expect(eq(u32, p->goaway_last, 1));
+	cr_expect(h2_peer_ends(p));
+	cr_expect(ge(long, (long)(now_ms() - began), 150));
+	h2_peer_close(p);
+	/* Waiting for an answer is not idleness. */
+	p = h2_peer_connect(server);
+	h2_peer_ask(p, 1, "GET", "/wait");
+	poll(NULL, 0, 600);
+	cr_expect(h2_peer_ping(p));
+	cr_expect(eq(int, p->goaways, 0));
+	h2_peer_close(p);
+	http_peer_stop(server);
+}
