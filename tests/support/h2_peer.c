@@ -241,9 +241,19 @@ h2_answer *h2_peer_so_far(h2_peer *p, uint32_t stream)
 	return answer;
 }
 
+/* What is allocated for a text of that size: a power of two. */
+static size_t capacity_of(size_t size)
+{
+	size_t capacity = 64;
+	while (capacity <= size)
+		capacity *= 2;
+	return capacity;
+}
+
 static void add_text(char **to, size_t *size, const void *text, size_t more)
 {
-	*to = realloc(*to, *size + more + 1);
+	if (!*to || capacity_of(*size) != capacity_of(*size + more))
+		*to = realloc(*to, capacity_of(*size + more));
 	if (!*to)
 		die("realloc");
 	memcpy(*to + *size, text, more);

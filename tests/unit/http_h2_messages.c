@@ -294,7 +294,7 @@ Test(http_h2_messages, s10_5_1_header_lists_too_large, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(&watched, routes);
 	h2_peer *p = h2_peer_connect(server);
-	static char value[15000], target[9000], many[101][8];
+	static char value[15000], target[9000], many[101][16];
 	const char *fields[2 * 110] = {GET_H, "x", value};
 	memset(value, 'v', sizeof(value) - 1);
 	h2_peer_headers(p, 1, H2_END_STREAM, fields);
