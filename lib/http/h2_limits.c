@@ -11,6 +11,8 @@
  * (CVE-2019-9511). Of both there is a budget that refills with time and with honest work. Past it the
  * connection ends with ENHANCE_YOUR_CALM, which cancels all that it has begun.
  */
+#include <string.h>
+
 #include "h2_priv.h"
 
 enum {
@@ -115,8 +117,32 @@ static void look_at(h2_stream *s, uint64_t now)
 	}
 }
 
+/* Resets the oldest so many, unless they have ended by themselves. */
+static void stop_uploads(h2 *h, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (nghttp2_session_find_stream(h->session, h->uploads[i]))
+			h->dead |= nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, h->uploads[i],
+			                                     NGHTTP2_NO_ERROR) != 0;
+	if (count > 0)
+		h2_touch(h);
+	h->upload_count -= count;
+	memmove(h->uploads, h->uploads + count, h->upload_count * sizeof(*h->uploads));
+}
+
+void h2_limit_upload(h2 *h, int32_t id)
+{
+	if (h->upload_count == UPLOADS_MAX) {
+		stop_uploads(h, 1);
+		h->upload_old -= h->upload_old > 0;
+	}
+	h->uploads[h->upload_count++] = id;
+}
+
 void h2_limit_times(h2 *h, uint64_t now)
 {
+	stop_uploads(h, h->upload_old);
+	h->upload_old = h->upload_count; /* to be reset at the next tick */
 	for (h2_stream *s = h->streams; s; s = s->next)
 		look_at(s, now);
 }

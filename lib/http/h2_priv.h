@@ -16,6 +16,7 @@ typedef struct h2_stream h2_stream;
 
 enum {
 	STREAMS_MAX = 100,       /* at once, of a connection */
+	UPLOADS_MAX = 16,        /* of these, answered while their bodies still come */
 	H2_HEAD_MAX = 16 * 1024, /* bytes of a request's fields, counted as in RFC 9113, 6.5.2 */
 };
 
@@ -31,14 +32,10 @@ struct h2_stream {
 	http_request *request;
 	h2 *h2;
 	int32_t id;
-	h2_stream *next,
-		*previous; /* of the connection's, until nghttp2 has closed it; then `next` of the finished */
-	size_t head_size;  /* of its fields, trailers too, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
-	unsigned field_count;
-	bool receiving; /* the client has not ended its side */
-	bool answered;  /* the answer's head is nghttp2's */
-	bool end_sent;  /* and its end has left nghttp2 */
-	bool ours;      /* we reset it, for no fault of the client's */
+	h2_stream *next, *previous; /* of the connection's; later `next` of the finished */
+	bool receiving;             /* the client has not ended its side */
+	bool answered;              /* the answer's head is nghttp2's */
+	bool ours;                  /* we reset it, for no fault of the client's */
 	uint64_t
 		since_ms; /* of uv_now: when it entered what it is in: head, body, an answer that cannot move */
 };
@@ -53,9 +50,14 @@ struct h2 {
 	conn *conn;
 	nghttp2_session *session;
 	h2_stream *streams;
-	h2_stream *finished;      /* answered to their end, with their last bytes not yet in the kernel */
-	size_t bodies;            /* bytes of the streams' request bodies */
+	h2_stream *finished; /* answered to their end, with their last bytes not yet in the kernel */
+	size_t bodies;       /* bytes of the streams' request bodies */
+	size_t head_size,
+		head_fields; /* of the header block that comes, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
 	budget resets, overheads; /* h2_limits.c */
+	int32_t uploads
+		[STREAMS_MAX]; /* of streams answered before their request's end; the older come first */
+	size_t upload_count, upload_old;
 	enum h2_end end;
 	uint64_t ending_ms; /* of uv_now: when its end was announced */
 	bool has_reset;     /* a stream, in this connection's life */
@@ -108,6 +110,9 @@ void h2_limit_data(h2 *h, const nghttp2_frame *frame);
 void h2_limit_progress(h2 *h);
 /* A stream has ended: in good order, or cut short by the client. */
 void h2_limit_end(h2 *h, bool finished);
+
+/* The stream is answered, with its request's body still coming: it is given a moment to end. */
+void h2_limit_upload(h2 *h, int32_t id);
 
 /* Looks at each stream's time. */
 void h2_limit_times(h2 *h, uint64_t now);

@@ -4,12 +4,12 @@
  *	          the head is whole        END_STREAM             the handler          its END_STREAM is sent
  *	 HEADERS ────────────────► receiving ────────► running ────────────► answered ───────────────┐
  *	    │                          │  refused         │                     │  ▲                 ▼
- *	    │                          └──────────────────┼─────────────────────┼──┘    on_stream_close, finished
+ *	    │                          └──────────────────┼─────────────────────┼──┘              finish
  *	    │                          │                  │                     │
  *	    └──────────────────────────┴──── RST_STREAM, by either side ────────┴────► on_stream_close, cut: cancelled
  *
- * - A stream is nghttp2's user data until on_stream_close. What was finished is kept on a list of its own until
- *   its last bytes are the kernel's: only then was the answer sent.
+ * - A stream is nghttp2's user data until either end. What was finished is kept on a list of its own until its last
+ *   bytes are the kernel's: only then was the answer sent.
  * - A handler may outlive its stream for a while. conn->handlers counts all of them, and past HANDLERS_MAX no
  *   new streams are taken.
  */
@@ -249,24 +249,36 @@ void h2_streams_drop(h2 *h)
 	}
 }
 
+/*
+ * The answer's end is on its way. If the body is not all here the rest of it need not be sent (RFC 9113, 8.1), which
+ * a RST_STREAM says. Not at once, however: there are clients that upon it forget the answer they have.
+ */
+static void finish(h2_stream *s)
+{
+	h2 *h = s->h2;
+	nghttp2_session_set_stream_user_data(h->session, s->id, NULL);
+	unlink_stream(s);
+	h2_limit_end(h, true);
+	if (s->receiving)
+		h2_limit_upload(h, s->id);
+	s->next = h->finished;
+	h->finished = s;
+}
+
+/* Cut short: what was answered to its end is not among the streams any more. */
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t reason, void *arg)
 {
 	h2 *h = arg;
 	h2_stream *s = stream_of(session, id);
 	(void)reason;
+	h2_touch(h);
 	if (!s)
 		return 0;
 	nghttp2_session_set_stream_user_data(session, id, NULL);
 	unlink_stream(s);
 	if (!s->ours)
-		h2_limit_end(h, s->end_sent);
-	if (s->end_sent) {
-		s->next = h->finished;
-		h->finished = s;
-	} else {
-		drop(s, &HTTP_STREAM_RESET);
-	}
-	h2_touch(h);
+		h2_limit_end(h, false);
+	drop(s, &HTTP_STREAM_RESET);
 	return 0;
 }
 
@@ -276,6 +288,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 {
 	h2 *h = arg;
 	int32_t id = frame->hd.stream_id;
+	h->head_size = h->head_fields = 0;
 	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
 	h2_stream *s = h->conn->handlers < HANDLERS_MAX ? stream_new(h, id) : NULL;
@@ -313,23 +326,22 @@ static bool take_field(http_request *request, const char *name, size_t name_size
 	return request_add_field(request, name, name_size, value, size);
 }
 
-/* Of a trailer too, which is counted and then dropped, as nobody may depend on it (RFC 9110, 6.5.1). */
+/* Trailers, and the fields of a stream that was refused, are counted and dropped. */
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
                      size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags, void *arg)
 {
+	h2 *h = arg;
 	h2_stream *s = stream_of(session, frame->hd.stream_id);
 	(void)flags;
-	if (!s)
-		return 0;
-	s->head_size += name_size + value_size + FIELD_COST;
-	s->field_count++;
-	if (s->head_size > HEAD_ABUSE * H2_HEAD_MAX) {
-		h2_terminate(arg, NGHTTP2_ENHANCE_YOUR_CALM);
+	h->head_fields++;
+	h->head_size += name_size + value_size + FIELD_COST;
+	if (h->head_size > HEAD_ABUSE * H2_HEAD_MAX) {
+		h2_terminate(h, NGHTTP2_ENHANCE_YOUR_CALM);
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	}
-	if (s->request->begun)
+	if (!s || s->request->begun)
 		return 0;
-	if (s->field_count > FIELDS_MAX || s->head_size > H2_HEAD_MAX) {
+	if (h->head_fields > FIELDS_MAX || h->head_size > H2_HEAD_MAX) {
 		request_refuse(s->request, 431, NULL);
 		return 0;
 	}
@@ -407,7 +419,7 @@ static int head_is_whole(h2_stream *s, bool ended)
 	if (ended) {
 		request_ended(s);
 	} else if (request->refused) {
-		request_answer(request); /* the body need not come: see stop_upload */
+		request_answer(request); /* the body need not come: see finish */
 	} else if (http_header(request, "expect")) {
 		nghttp2_nv go_on = pair(":status", "100");
 		return nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1,
@@ -502,13 +514,6 @@ static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame
 	return 0;
 }
 
-/* An answer that is through before the body has come: the rest of that need not be sent (RFC 9113, 8.1). */
-static void stop_upload(h2_stream *s)
-{
-	if (s->receiving)
-		h2_stream_reset(s, NGHTTP2_NO_ERROR);
-}
-
 static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
 	h2_stream *s = stream_of(session, frame->hd.stream_id);
@@ -516,10 +521,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 	h2 *h = arg;
 	if (frame->hd.type == NGHTTP2_RST_STREAM)
 		h->has_reset = true;
-	if (s && carries && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) {
-		s->end_sent = true;
-		stop_upload(s);
-	}
+	if (s && carries && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+		finish(s);
 	return 0;
 }
 
