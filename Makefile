@@ -193,7 +193,7 @@ FUZZ_SHARED_OBJ  := $(filter-out $(if $(FUZZ_ENGINE),%/standalone.o),$(call obje
 
 define fuzzer
 $(BUILD)/fuzz/$(1): $(BUILD)/obj/tests/fuzz/$(1).o $(FUZZ_SHARED_OBJ) $(FUZZ_WITH_$(firstword $(subst _, ,$(1)))) $(BUILD)/sources
-	$$(call say,link,$$@)mkdir -p $$(@D) && $$(LINK) $$(FUZZ_ENGINE) $$(filter-out %/sources,$$^) $$(LIB_LIBS) -o $$@
+	$$(call say,link,$$@)mkdir -p $$(@D) && $$(LINK) $$(FUZZ_ENGINE) $$(filter-out %/sources,$$^) $$(LIB_LIBS) -lm -o $$@
 endef
 $(foreach name,$(notdir $(FUZZERS)),$(eval $(call fuzzer,$(name))))
 

@@ -61,9 +61,10 @@ static bool duration_term(const char **text, int64_t *ns)
 	int64_t worth = unit->ns;
 	for (const char *digit = decimals; digit < at && worth > 1; digit++) {
 		worth /= 10;
-		term += (*digit - '0') * worth; /* together less than one unit */
+		if (__builtin_add_overflow(term, (*digit - '0') * worth, &term))
+			return false;
 	}
-	if (term < 0 || __builtin_add_overflow(*ns, term, ns))
+	if (__builtin_add_overflow(*ns, term, ns))
 		return false;
 	*text = at + length;
 	return true;

@@ -42,12 +42,63 @@ static void check_values(const route_match *match)
 	}
 }
 
+/* How much a segment of a pattern leaves open; 0 for the most exact. *at is behind its slash, and moves to the next. */
+static int openness(const char **at)
+{
+	size_t size = strcspn(*at, "/");
+	const char *text = *at, *end = text + size;
+	*at = *end ? end + 1 : end;
+	if (size == 0 || (size > 5 && memcmp(end - 4, "...}", 4) == 0))
+		return 2;
+	return *text == '{' && text[1] != '$';
+}
+
+static size_t count_of(const char *text, char c)
+{
+	size_t count = 0;
+	for (; *text; text++)
+		count += *text == c;
+	return count;
+}
+
+/* Of two patterns that match the same request, one is in every part as exact as the other, or more. */
+static void check_more_specific(const char *one, const char *other)
+{
+	HOLDS(*one != '/' || *other == '/'); /* a method is more exact than none */
+	HOLDS(count_of(one, '/') >= count_of(other, '/'));
+	one = strchr(one, '/') + 1;
+	other = strchr(other, '/') + 1;
+	for (size_t left = 1 + count_of(other, '/'); left > 0; left--) {
+		int here = openness(&one), there = openness(&other);
+		HOLDS(here <= there);
+	}
+}
+
+/* Each of the other patterns that would have matched is less specific. */
+static void check_winner(const char *const *patterns, size_t count, const char *winner, const char *method,
+                         const char *path)
+{
+	for (size_t i = 0; i < count; i++) {
+		char memory[64];
+		arena a;
+		router alone = {0};
+		route_match match = {0};
+		arena_init(&a, memory, sizeof(memory));
+		HOLDS(router_add(&alone, patterns[i], NULL, NULL) == 0);
+		if (router_match(&alone, &a, method, path, &match) == ROUTE_FOUND)
+			check_more_specific(winner, patterns[i]);
+		arena_free(&a);
+		router_free(&alone);
+	}
+}
+
 static void same(const char *a, const char *b)
 {
 	HOLDS(!a == !b && (!a || strcmp(a, b) == 0));
 }
 
-static void match_both(const router *forward, const router *backward, const char *method, const char *path)
+static enum route_result match_both(const router *forward, const router *backward, const char *method,
+                                    const char *path, const char **winner)
 {
 	char memory[2][64]; /* small, so that it does not do */
 	arena a, b;
@@ -67,8 +118,10 @@ static void match_both(const router *forward, const router *backward, const char
 		check_values(&one);
 	if (one.location && strcmp(method, "CONNECT") != 0)
 		check_redirect(forward, method, one.location);
+	*winner = one.route ? one.route->pattern : NULL;
 	arena_free(&a);
 	arena_free(&b);
+	return result;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -87,8 +140,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		HOLDS(router_add(&backward, patterns[i - 1], NULL, NULL) == 0);
 	while ((line = strsep(&rest, "\n"))) {
 		const char *method = strsep(&line, " ");
-		if (is_request(method, line))
-			match_both(&forward, &backward, method, line);
+		const char *winner;
+		if (is_request(method, line) &&
+		    match_both(&forward, &backward, method, line, &winner) == ROUTE_FOUND)
+			check_winner(patterns, count, winner, method, line);
 	}
 	router_free(&forward);
 	router_free(&backward);
