@@ -231,7 +231,7 @@ static void conn_free(conn *cn)
 	pg_pool *pool = cn->pool;
 	statements_free(cn);
 	/* PQfinish would write the rest of a message that must never be complete. */
-	if (cn->unsent)
+	if (conn_holds_back(cn))
 		shutdown(cn->fd, SHUT_RDWR);
 	PQfinish(cn->pg);
 	if (cn->fd >= 0)

@@ -292,6 +292,69 @@ bool pg_rows_int64(pg_rows *rows, int column, int64_t *value);
 bool pg_rows_double(pg_rows *rows, int column, double *value);
 bool pg_rows_bool(pg_rows *rows, int column, bool *value);
 
+/* ---- COPY ------------------------------------------------------------------------------------------- */
+
+/*
+ * Rows in bulk: pg_copy_out(ctx, where, "COPY album TO STDOUT") and pg_copy_in(ctx, where, "COPY album FROM STDIN"),
+ * on a pg_pool *, pg_tx * or pg_conn *, in any of COPY's formats. As with pg_query the context governs all of it and is
+ * retained so long, the connection stays lent to the end, NULL is never returned: failure is told by pg_copy_error, and
+ * closing is always due. Whatever ends it, the connection is kept. They wait.
+ *
+ *	pg_copy_auto *copy = pg_copy_in(c, pool, "COPY album (title, artist) FROM STDIN (FORMAT csv)");
+ *	while (read_line(&line, &size) && pg_copy_write(copy, line, size))
+ *		;
+ *	if (!pg_copy_finish(copy))
+ *		fprintf(stderr, "%s\n", pg_copy_error(copy)->message);
+ */
+typedef struct pg_copy pg_copy;
+#define pg_copy_out(c, where, sql)           \
+	_Generic((where), pg_pool *          \
+	         : pg_pool_copy_out, pg_tx * \
+	         : pg_tx_copy_out, pg_conn * \
+	         : pg_conn_copy_out)(c, where, sql)
+#define pg_copy_in(c, where, sql)           \
+	_Generic((where), pg_pool *         \
+	         : pg_pool_copy_in, pg_tx * \
+	         : pg_tx_copy_in, pg_conn * \
+	         : pg_conn_copy_in)(c, where, sql)
+pg_copy *pg_pool_copy_out(ctx *c, pg_pool *pool, const char *sql);
+pg_copy *pg_pool_copy_in(ctx *c, pg_pool *pool, const char *sql);
+pg_copy *pg_tx_copy_out(ctx *c, pg_tx *tx, const char *sql);
+pg_copy *pg_tx_copy_in(ctx *c, pg_tx *tx, const char *sql);
+pg_copy *pg_conn_copy_out(ctx *c, pg_conn *session, const char *sql);
+pg_copy *pg_conn_copy_in(ctx *c, pg_conn *session, const char *sql);
+
+/*
+ * The next row of a pg_copy_out, in the format asked for, line end included, and not terminated by NUL: true, and *data is
+ * lent until the next call. false: no more, or failure (pg_copy_error). Waits.
+ */
+bool pg_copy_read(pg_copy *copy, const char **data, size_t *size);
+
+/*
+ * Gives a pg_copy_in more data, divided as it comes: the pieces need not be rows. Waits while PostgreSQL takes less than
+ * it is given, so that no more than some 32 KiB are held. false: failure (pg_copy_error). What PostgreSQL thinks of the
+ * data is told by pg_copy_finish.
+ */
+bool pg_copy_write(pg_copy *copy, const void *data, size_t size);
+
+/* The end of the data: true if PostgreSQL has taken all of it. false: see pg_copy_error. Waits. */
+bool pg_copy_finish(pg_copy *copy);
+
+/* NULL while all is well; then what went wrong first, for good. Borrowed, lives as long as copy. */
+const pg_error *pg_copy_error(const pg_copy *copy);
+
+/* Rows read so far, or in all; of a pg_copy_in those that PostgreSQL has taken, once finished. */
+uint64_t pg_copy_rows(const pg_copy *copy);
+
+/*
+ * Gives the connection back, frees copy. A pg_copy_in that was not finished is aborted: nothing of it stays, and a
+ * transaction that it is part of has failed. A pg_copy_out is cancelled, or skipped by the session's next statement,
+ * as with pg_rows_close. Does not wait. NULL is allowed.
+ */
+void pg_copy_close(pg_copy *copy);
+void pg_copy_close_scoped(pg_copy **copy); /* for pg_copy_auto */
+#define pg_copy_auto __attribute__((cleanup(pg_copy_close_scoped))) pg_copy
+
 /* ---- Pinned connections and transactions ------------------------------------------------------------ */
 
 /*

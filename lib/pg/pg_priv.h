@@ -31,6 +31,7 @@ enum {
 	ROWS_MAGIC = 0x726f7773,
 	SESSION_MAGIC = 0x73657373,
 	TX_MAGIC = 0x74786e78,
+	COPY_MAGIC = 0x636f7079,
 };
 
 /* A broken program, told in one line; the library goes no further with it. */
@@ -92,6 +93,14 @@ typedef struct ending {
 	bool on_link; /* the last request went on a link: the connection will help others when it has settled */
 } ending;
 
+/* Where a COPY stands. After its last data, or CopyDone, what is in flight is a statement like any other. */
+typedef enum copy_state {
+	COPY_NONE,
+	COPY_OUT,    /* rows come */
+	COPY_IN,     /* PostgreSQL waits for data */
+	COPY_FAILED, /* and was told that there will be no more: CopyFail */
+} copy_state;
+
 struct conn {
 	unsigned magic;
 	pg_pool *pool;
@@ -114,7 +123,9 @@ struct conn {
 	bool direct;     /* no pooler in between: the session and its settings are ours alone */
 	bool prepares;   /* statements get names */
 	bool unsent;     /* a part of a message has not been written yet */
-	bool doomed;     /* in a state that nothing but a close gets it out of */
+	copy_state copy;
+	size_t unflushed; /* of COPY data, since it was last written */
+	bool doomed;      /* in a state that nothing but a close gets it out of */
 	int64_t idle_since;
 	int64_t expires_at; /* past its lifetime from then on; 0: never */
 	struct {
@@ -184,6 +195,16 @@ void conn_flush(conn *cn);
  */
 bool conn_collect(ctx *c, conn *cn, pg_error *error, char *tag);
 
+/*
+ * COPY, which an answer has begun. conn_answer and conn_drain_arrived, called in the midst of one, end it: they drop
+ * rows that still come, and send CopyFail to who waits for data.
+ */
+enum { COPY_PIECE = 32 * 1024 }; /* bytes buffered for a COPY at most */
+answer conn_copy_read(ctx *c, conn *cn, char **row,
+                      int *length); /* RESULT: a row, for PQfreemem; END: conn_answer tells */
+answer conn_copy_write(ctx *c, conn *cn, const char *data, size_t length); /* RESULT: taken */
+void conn_copy_end(conn *cn, bool success); /* CopyDone or CopyFail, if it waits for data */
+
 /* Reads what has arrived, without waiting. true: to the end of what was in flight. */
 bool conn_drain_arrived(conn *cn);
 
@@ -192,6 +213,15 @@ bool conn_command(ctx *c, conn *cn, const char *sql, pg_error *error, char *tag)
 
 /* *error for an answer that is none. */
 void answer_error(answer a, ctx *c, conn *cn, pg_error *error);
+
+/*
+ * The rest of a message that has not been written must never be: its statement would run. Of a COPY that ends in
+ * CopyFail nothing stays, so that it may.
+ */
+static inline bool conn_holds_back(const conn *cn)
+{
+	return cn->unsent && (cn->copy == COPY_NONE || cn->copy == COPY_OUT);
+}
 
 static inline bool conn_is_broken(const conn *cn)
 {
@@ -219,12 +249,6 @@ home *home_of(pg_pool *pool, loop *l); /* NULL if there is no memory for one: no
 void conn_adopt(conn *cn, loop *here); /* it is about to be used on this loop, or on a plain thread: NULL */
 void conn_dispatch(conn *cn);          /* sends it to the keeper, which does what its state says */
 void homes_close(pg_pool *pool);       /* when no connection is left; waits for the loops to answer */
-
-/* ---- rows.c: what the program is told of its statements ------------------------------------------------ */
-
-void tell_queued(pg_pool *pool, ctx *c, const char *sql);
-void tell_running(const conn *cn, ctx *c, const char *sql);
-void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling);
 
 /* ---- pool.c ----------------------------------------------------------------------------------------- */
 
@@ -385,7 +409,11 @@ bool lease_end(lease *l, ctx *c);     /* while IN_CALL: gives the connection bac
 bool lease_is_settling(lease *l);     /* whether it is taken, and a query was in flight then */
 bool lease_was_settling(lease *l);    /* whether a query was in flight as it was taken; true only once */
 
-/* ---- rows.c, session.c ------------------------------------------------------------------------------ */
+/* ---- stream.c: what a statement holds from its start to its end --------------------------------------- */
+
+void tell_queued(pg_pool *pool, ctx *c, const char *sql);
+void tell_running(const conn *cn, ctx *c, const char *sql);
+void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling);
 
 /* The end of a statement's own context, or of the transaction's that it is part of, whichever comes first. */
 typedef struct scope {
@@ -394,9 +422,38 @@ typedef struct scope {
 	ctx_hook hook; /* on outer: ends ctx, which is the scope's own then */
 } scope;
 
-bool scope_begin(scope *s, ctx *c, ctx *outer); /* false: out of memory */
-void scope_end(scope *s);
-void scope_correct(const scope *s, pg_error *error); /* the error of an outer end is the outer's own */
+/*
+ * A statement's connection and its scope. Embedded in what reads or writes; over when `lease` is NULL.
+ *
+ *	      open            hold                leave
+ *	 ────────────► in call ───► between calls ◄───── in call
+ *	                  │ end          │  │      ─────►  │ end
+ *	                  ▼              │  │ enter        ▼
+ *	                over ◄───────────┘  └─ its context has ended: over, with the error
+ *	                         close
+ */
+typedef struct stream {
+	lease *lease; /* NULL: the connection is not ours any more */
+	lease own;
+	pg_conn *session; /* whose lease it is otherwise */
+	scope scope;
+	ctx_hook hook; /* on the scope, once held: takes the lease */
+	bool held;
+} stream;
+
+/* The connection for a statement on the pool / in a session. NULL with *error, and the stream is over. Waits. */
+conn *stream_open(stream *s, ctx *c, pg_pool *pool, const char *sql, pg_error *error);
+conn *stream_open_in(stream *s, ctx *c, pg_conn *session, const char *sql, pg_error *error);
+
+void stream_hold(stream *s); /* there is more to come, in further calls */
+conn *stream_enter(stream *s, uint64_t affected, pg_error *error);
+void stream_leave(stream *s);
+
+/* The end, in a call: what is in flight still, is so because of *error. affected: for tell_ended. */
+void stream_end(stream *s, uint64_t affected, pg_error *error);
+void stream_close(stream *s, uint64_t affected); /* the end between calls, if it is not over */
+
+/* ---- session.c -------------------------------------------------------------------------------------- */
 
 /* A connection lent for more than one statement: a pinned one, or the one under a transaction. */
 struct pg_conn {
@@ -404,11 +461,24 @@ struct pg_conn {
 	bool returns; /* pinned: the connection comes back here after it has settled */
 	ctx *ctx;     /* a transaction's, retained by it; NULL: each statement has its own only */
 	lease lease;
-	pg_rows *rows;       /* those that stream now */
+	stream *stream;      /* that is open now */
 	wait_event returned; /* pinned: it came back, or is lost */
 	bool lost;           /* under the mutex, until `returned` is taken */
 	pg_error error;      /* why no more statements can be run; kind 0: they can */
 };
+
+bool session_is_over(pg_conn *session); /* true, with session->error; the end of its context included */
+conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
+void session_leave(pg_conn *session, ctx *c,
+                   pg_error *error); /* error: the statement's, which may end the session */
+
+/* On the keeper: after_connect, for a connection that is CONNECTING. false with *error: not to be used. Waits. */
+bool session_introduce(ctx *c, conn *cn, pg_error *error);
+
+/* From the keeper, under the mutex: a connection that settled comes back; with NULL, it never will. */
+void session_returned(pg_conn *session, conn *cn);
+
+/* ---- rows.c ----------------------------------------------------------------------------------------- */
 
 typedef enum rows_mode {
 	ROWS_STREAM,
@@ -424,35 +494,13 @@ struct pg_rows {
 	bool ahead;       /* result's first row has not been asked for yet */
 	bool ended;       /* PostgreSQL has said all it had to say */
 	uint64_t affected;
-	/* While rows still come. */
-	lease *lease; /* NULL: the connection is not ours any more */
-	lease own;
-	pg_conn *session; /* whose lease it is otherwise */
-	scope scope;
-	ctx_hook hook; /* on the scope: takes the lease */
+	stream stream;
 	pg_error error;
 };
 
-pg_rows *rows_new(rows_mode mode);       /* never NULL */
 bool rows_are_real(const pg_rows *rows); /* false for the ones that stand for "out of memory" */
 
-/* Runs one statement and reads as far as the mode wants at first. What is left: see PQtransactionStatus. */
-void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params);
-
-/* Lets the rows that still come stream under rows->scope from a lease that is IN_CALL; and leaves it. */
-void rows_stream(pg_rows *rows, lease *l, pg_conn *session);
-
-pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode);
-bool session_is_over(pg_conn *session); /* true, with session->error; the end of its context included */
-conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
-void session_leave(pg_conn *session, ctx *c,
-                   pg_error *error); /* error: the statement's, which may end the session */
-
-/* On the keeper: after_connect, for a connection that is CONNECTING. false with *error: not to be used. Waits. */
-bool session_introduce(ctx *c, conn *cn, pg_error *error);
-
-/* From the keeper, under the mutex: a connection that settled comes back; with NULL, it never will. */
-void session_returned(pg_conn *session, conn *cn);
+pg_rows *rows_run_in(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode);
 
 /* ---- error.c ---------------------------------------------------------------------------------------- */
 

@@ -15,48 +15,153 @@ void conn_flush(conn *cn)
 	cn->unsent = PQflush(cn->pg) == 1;
 }
 
-/* A COPY wants data to be moved before it ends, and PQgetResult repeats itself until it has been. */
-static bool is_copy(const PGresult *result)
+/* ---- Waiting ---------------------------------------------------------------------------------------- */
+
+/*
+ * Waits for the socket once, reads what has arrived and writes what is left. false: c is done, or the wait failed.
+ * What has arrived by then has been read, too: a real answer is never hidden by the context's end. (But PQconsumeInput
+ * writes as well: not where the rest of a message must never be written.)
+ */
+static bool move(ctx *c, conn *cn)
+{
+	int ready = wait_fd(c, cn->fd, cn->unsent ? WAIT_READ | WAIT_WRITE : WAIT_READ);
+	if (ready < 0) {
+		if (!conn_holds_back(cn))
+			PQconsumeInput(cn->pg);
+		return false;
+	}
+	if (ready & WAIT_READ)
+		PQconsumeInput(cn->pg);
+	if (cn->unsent)
+		conn_flush(cn);
+	return true;
+}
+
+static answer why_not_moved(ctx *c)
+{
+	return ctx_err(c) ? ANSWER_CTX_DONE : ANSWER_FAILED;
+}
+
+/* ---- COPY ------------------------------------------------------------------------------------------- */
+
+answer conn_copy_read(ctx *c, conn *cn, char **row, int *length)
+{
+	bool moved = true;
+	while ((*length = PQgetCopyData(cn->pg, row, 1)) == 0 && !conn_is_broken(cn)) {
+		if (!moved)
+			return why_not_moved(c);
+		moved = move(c, cn);
+	}
+	if (*length > 0)
+		return ANSWER_RESULT;
+	if (*length == -2 && !conn_is_broken(cn)) {
+		cn->doomed = true;
+		return ANSWER_FAILED;
+	}
+	cn->copy = COPY_NONE;
+	return ANSWER_END;
+}
+
+answer conn_copy_write(ctx *c, conn *cn, const char *data, size_t length)
+{
+	while (length > 0) {
+		size_t piece = length < COPY_PIECE ? length : COPY_PIECE;
+		if (PQputCopyData(cn->pg, data, (int)piece) != 1)
+			return conn_is_broken(cn) ? ANSWER_END : ANSWER_FAILED;
+		data += piece;
+		length -= piece;
+		cn->unflushed += piece;
+		if (cn->unflushed < COPY_PIECE)
+			continue;
+		/* libpq would buffer without end: what it holds must go before there is more. */
+		conn_flush(cn);
+		PQconsumeInput(cn->pg);
+		while (cn->unsent && !conn_is_broken(cn)) {
+			if (!move(c, cn) && cn->unsent)
+				return why_not_moved(c);
+		}
+		cn->unflushed = 0;
+		if (conn_is_broken(cn))
+			return ANSWER_END;
+	}
+	return ANSWER_RESULT;
+}
+
+void conn_copy_end(conn *cn, bool success)
+{
+	if (cn->copy != COPY_IN)
+		return;
+	if (PQputCopyEnd(cn->pg, success ? NULL : "the client has given up") != 1 && !conn_is_broken(cn))
+		cn->doomed = true; /* out of memory: the server would wait for ever */
+	cn->copy = success ? COPY_NONE : COPY_FAILED;
+	cn->unflushed = 0;
+	conn_flush(cn);
+}
+
+/* Whether there is nothing yet that PQgetResult could give at once. Data of a COPY that nobody wants are dropped. */
+static bool must_wait(conn *cn)
+{
+	char *row;
+	int length;
+	if (cn->copy != COPY_OUT)
+		return PQisBusy(cn->pg) && !conn_is_broken(cn);
+	while ((length = PQgetCopyData(cn->pg, &row, 1)) > 0)
+		PQfreemem(row);
+	if (length == 0)
+		return !conn_is_broken(cn);
+	cn->copy = COPY_NONE;
+	cn->doomed |= length == -2;
+	return PQisBusy(cn->pg) && !conn_is_broken(cn);
+}
+
+/* PQgetResult repeats a COPY's beginning until its data have been moved. */
+static void note_copy(conn *cn, const PGresult *result)
 {
 	ExecStatusType status = PQresultStatus(result);
-	return status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH;
+	if (status == PGRES_COPY_IN)
+		cn->copy = COPY_IN;
+	else if (status == PGRES_COPY_OUT)
+		cn->copy = COPY_OUT;
+	else if (status == PGRES_COPY_BOTH)
+		cn->doomed = true;
 }
+
+/* ---- Answers ---------------------------------------------------------------------------------------- */
 
 answer conn_answer(ctx *c, conn *cn, PGresult **result)
 {
+	bool moved = true;
+	conn_copy_end(cn, false); /* who asks for the answer has nothing to write */
 	if (cn->doomed)
 		return ANSWER_END;
-	while (PQisBusy(cn->pg) && !conn_is_broken(cn)) {
-		int ready = wait_fd(c, cn->fd, cn->unsent ? WAIT_READ | WAIT_WRITE : WAIT_READ);
-		if (ready < 0) {
-			/* What has arrived by now counts: a real answer is never hidden by the context's end.
-			   (PQconsumeInput writes, too: not where the rest of a message must never be written.) */
-			if (!cn->unsent && PQconsumeInput(cn->pg) && !PQisBusy(cn->pg))
-				break;
-			return ctx_err(c) ? ANSWER_CTX_DONE : ANSWER_FAILED;
-		}
-		if (ready & WAIT_READ)
-			PQconsumeInput(cn->pg);
-		if (cn->unsent)
-			conn_flush(cn);
+	while (must_wait(cn)) {
+		if (!moved)
+			return why_not_moved(c);
+		moved = move(c, cn);
 	}
 	*result = PQgetResult(cn->pg); /* does not block now */
-	if (!*result)
+	if (!*result) {
+		cn->copy = COPY_NONE;
 		return ANSWER_END;
-	cn->doomed = is_copy(*result);
+	}
+	note_copy(cn, *result);
 	return ANSWER_RESULT;
 }
 
 bool conn_drain_arrived(conn *cn)
 {
-	if (cn->unsent)
+	if (conn_holds_back(cn))
 		return false;
+	conn_copy_end(cn, false);
 	PQconsumeInput(cn->pg);
-	while (!cn->doomed && !PQisBusy(cn->pg)) {
+	while (!cn->doomed && !must_wait(cn)) {
 		PGresult *result = PQgetResult(cn->pg);
-		if (!result)
+		if (!result) {
+			cn->copy = COPY_NONE;
 			return true;
-		cn->doomed = is_copy(result);
+		}
+		note_copy(cn, result);
+		conn_copy_end(cn, false);
 		PQclear(result);
 	}
 	return false;

@@ -22,7 +22,7 @@ static pg_rows no_memory = {
 	.error = {.kind = PG_ERROR_MEMORY, .message = "out of memory"},
 };
 
-pg_rows *rows_new(rows_mode mode)
+static pg_rows *rows_new(rows_mode mode)
 {
 	pg_rows *rows = malloc(sizeof(*rows));
 	if (!rows)
@@ -34,8 +34,7 @@ pg_rows *rows_new(rows_mode mode)
 	rows->ahead = false;
 	rows->ended = false;
 	rows->affected = 0;
-	rows->lease = NULL;
-	rows->session = NULL;
+	rows->stream.lease = NULL;
 	error_clear(&rows->error);
 	return rows;
 }
@@ -45,32 +44,6 @@ bool rows_are_real(const pg_rows *rows)
 	if (rows->magic != ROWS_MAGIC)
 		pg_misuse("pg_rows", "not rows, or closed before");
 	return rows != &no_memory;
-}
-
-/* ---- Telling ---------------------------------------------------------------------------------------- */
-
-static void tell(pg_pool *pool, pg_query_event event)
-{
-	if (pool->options.on_query)
-		pool->options.on_query(&event, pool->options.data);
-}
-
-void tell_queued(pg_pool *pool, ctx *c, const char *sql)
-{
-	tell(pool, (pg_query_event){.query_ctx = c, .state = PG_QUERY_QUEUED, .sql = sql});
-}
-
-void tell_running(const conn *cn, ctx *c, const char *sql)
-{
-	tell(cn->pool,
-	     (pg_query_event){
-		     .query_ctx = c, .state = PG_QUERY_RUNNING, .sql = sql, .backend = PQbackendPID(cn->pg)});
-}
-
-void tell_ended(pg_pool *pool, ctx *c, uint64_t rows, bool settling)
-{
-	tell(pool,
-	     (pg_query_event){.query_ctx = c, .state = PG_QUERY_ENDED, .rows = rows, .settling = settling});
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------- */
@@ -115,7 +88,9 @@ static bool digest(pg_rows *rows, PGresult *result)
 	case PGRES_COPY_IN:
 	case PGRES_COPY_OUT:
 	case PGRES_COPY_BOTH:
-		error_set(&rows->error, PG_ERROR_USAGE, "COPY FROM STDIN and COPY TO STDOUT are no queries");
+		error_set(
+			&rows->error, PG_ERROR_USAGE,
+			"COPY FROM STDIN and COPY TO STDOUT are no queries: see pg_copy_in and pg_copy_out");
 		break;
 	default:
 		if (!rows->error.kind)
@@ -193,7 +168,7 @@ static bool is_outdated(const pg_rows *rows, const conn *cn, const statement *st
 	       (strcmp(rows->error.sqlstate, "26000") == 0 || strcmp(rows->error.sqlstate, "0A000") == 0);
 }
 
-void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
+static void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
 {
 	bool prepares = cn->prepares;
 	for (;;) {
@@ -224,21 +199,19 @@ void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params 
 		error_set(&rows->error, PG_ERROR_NO_ROWS, "the query returned no row");
 }
 
-static void scope_over(ctx_hook *hook)
+/* The statement has a connection, or has none. */
+static pg_rows *begin(pg_rows *rows, conn *cn, const char *sql, const pg_params *params)
 {
-	pg_rows *rows = container_of(hook, pg_rows, hook);
-	lease_take(rows->lease, rows->scope.ctx);
-}
-
-void rows_stream(pg_rows *rows, lease *l, pg_conn *session)
-{
-	rows->lease = l;
-	rows->session = session;
-	if (session)
-		session->rows = rows;
-	tell(l->pool, (pg_query_event){.query_ctx = rows->scope.ctx, .state = PG_QUERY_STREAMING});
-	ctx_hook_add(rows->scope.ctx, &rows->hook, scope_over);
-	lease_leave(l, rows->scope.ctx);
+	if (!cn) {
+		rows->ended = true;
+		return rows;
+	}
+	rows_run(rows, rows->stream.scope.ctx, cn, sql, params);
+	if (rows->ended)
+		stream_end(&rows->stream, rows->affected, &rows->error);
+	else
+		stream_hold(&rows->stream);
+	return rows;
 }
 
 static pg_rows *pool_run(ctx *c, pg_pool *pool, const char *sql, const pg_params *params, rows_mode mode)
@@ -246,24 +219,15 @@ static pg_rows *pool_run(ctx *c, pg_pool *pool, const char *sql, const pg_params
 	pg_rows *rows = rows_new(mode);
 	if (!rows_are_real(rows))
 		return rows;
-	tell_queued(pool, c, sql);
-	conn *cn = pool_acquire(c, pool, &rows->error);
-	if (!cn) {
-		rows->ended = true;
-		tell_ended(pool, c, 0, false);
+	return begin(rows, stream_open(&rows->stream, c, pool, sql, &rows->error), sql, params);
+}
+
+pg_rows *rows_run_in(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode)
+{
+	pg_rows *rows = rows_new(mode);
+	if (!rows_are_real(rows))
 		return rows;
-	}
-	tell_running(cn, c, sql);
-	rows_run(rows, c, cn, sql, params);
-	if (rows->ended) {
-		rows->error.settling = conn_return(cn, c);
-		tell_ended(pool, c, rows->affected, rows->error.settling);
-	} else {
-		scope_begin(&rows->scope, c, NULL);
-		lease_begin(&rows->own, cn);
-		rows_stream(rows, &rows->own, NULL);
-	}
-	return rows;
+	return begin(rows, stream_open_in(&rows->stream, c, session, sql, &rows->error), sql, params);
 }
 
 pg_rows *pg_pool_query(ctx *c, pg_pool *pool, const char *sql, pg_params params)
@@ -283,59 +247,20 @@ pg_rows *pg_pool_exec(ctx *c, pg_pool *pool, const char *sql, pg_params params)
 
 /* ---- Streaming -------------------------------------------------------------------------------------- */
 
-/* No more rows will come: lets go of the context, and of the session, which may run something else now. */
-static void stop_streaming(pg_rows *rows, bool settling)
-{
-	ctx_hook_remove(rows->scope.ctx, &rows->hook);
-	tell_ended(rows->lease->pool, rows->scope.ctx, rows->affected, settling);
-	pg_conn *session = rows->session;
-	if (session) {
-		session->rows = NULL;
-		/* Taken with its rows, a transaction is over. */
-		if (!session->returns && atomic_load(&rows->lease->use) == LEASE_TAKEN &&
-		    !session->error.kind)
-			error_if_done(&session->error, rows->scope.ctx);
-	}
-	scope_end(&rows->scope);
-	rows->lease = NULL;
-	rows->ended = true;
-}
-
-/* The end of a context took the connection while the caller was elsewhere. */
-static void find_taken(pg_rows *rows)
-{
-	keep_result(rows, NULL);
-	if (!error_if_done(&rows->error, rows->scope.ctx))
-		error_if_done(&rows->error, rows->session->ctx);
-	scope_correct(&rows->scope, &rows->error);
-	rows->error.settling = lease_was_settling(rows->lease);
-	stop_streaming(rows, rows->error.settling);
-}
-
 static bool fetch_more(pg_rows *rows)
 {
-	lease *l = rows->lease;
-	switch (lease_enter(l)) {
-	case LEASE_TAKEN:
-		find_taken(rows);
+	conn *cn = stream_enter(&rows->stream, rows->affected, &rows->error);
+	if (!cn) {
+		keep_result(rows, NULL);
+		rows->ended = true;
 		return false;
-	case LEASE_IN_CALL:
-		pg_misuse("pg_rows_next", "called from two threads at once");
-	default:
-		break;
 	}
-	ctx *c = rows->scope.ctx;
-	if (fetch(rows, c, l->conn)) {
-		lease_leave(l, c);
+	if (fetch(rows, rows->stream.scope.ctx, cn)) {
+		stream_leave(&rows->stream);
 		rows->row = 0;
 		return true;
 	}
-	scope_correct(&rows->scope, &rows->error);
-	if (rows->session)
-		session_leave(rows->session, c, &rows->error);
-	else
-		rows->error.settling = lease_end(l, c);
-	stop_streaming(rows, rows->error.settling);
+	stream_end(&rows->stream, rows->affected, &rows->error);
 	return false;
 }
 
@@ -343,11 +268,8 @@ bool pg_rows_next(pg_rows *rows)
 {
 	if (!rows_are_real(rows) || rows->error.kind || rows->mode != ROWS_STREAM)
 		return false;
-	if (rows->lease && ctx_err(rows->scope.ctx)) {
-		lease_take(rows->lease, rows->scope.ctx);
-		find_taken(rows);
-		return false;
-	}
+	if (rows->stream.lease && ctx_err(rows->stream.scope.ctx))
+		return fetch_more(rows); /* which tells that */
 	if (rows->ahead) {
 		rows->ahead = false;
 		rows->row = 0;
@@ -358,7 +280,7 @@ bool pg_rows_next(pg_rows *rows)
 		return true;
 	}
 	rows->row = -1;
-	return rows->lease && fetch_more(rows);
+	return rows->stream.lease && fetch_more(rows);
 }
 
 const pg_error *pg_rows_error(const pg_rows *rows)
@@ -370,16 +292,7 @@ void pg_rows_close(pg_rows *rows)
 {
 	if (!rows || !rows_are_real(rows))
 		return;
-	lease *l = rows->lease;
-	bool settling = false;
-	if (l && !rows->session && lease_enter(l) == LEASE_QUIET) {
-		conn_drain_arrived(l->conn);
-		settling = lease_end(l, rows->scope.ctx);
-	} else if (l) {
-		settling = lease_is_settling(l);
-	}
-	if (l)
-		stop_streaming(rows, settling);
+	stream_close(&rows->stream, rows->affected);
 	PQclear(rows->result);
 	rows->magic = 0;
 	free(rows);

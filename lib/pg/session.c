@@ -9,43 +9,6 @@
 
 #include "pg_priv.h"
 
-/* ---- Scopes ----------------------------------------------------------------------------------------- */
-
-static void outer_done(ctx_hook *hook)
-{
-	scope *s = container_of(hook, scope, hook);
-	ctx_cancel_cause(s->ctx, ctx_cause(s->outer));
-}
-
-bool scope_begin(scope *s, ctx *c, ctx *outer)
-{
-	if (!outer || outer == c) {
-		*s = (scope){.ctx = ctx_retain(c)};
-		return true;
-	}
-	*s = (scope){.ctx = ctx_with_cancel(c)};
-	if (!s->ctx)
-		return false;
-	s->outer = ctx_retain(outer);
-	ctx_hook_add(outer, &s->hook, outer_done);
-	return true;
-}
-
-void scope_end(scope *s)
-{
-	if (s->outer) {
-		ctx_hook_remove(s->outer, &s->hook);
-		ctx_release(s->outer);
-	}
-	ctx_release(s->ctx);
-}
-
-void scope_correct(const scope *s, pg_error *error)
-{
-	if (s->outer && error->kind == PG_ERROR_CANCELED)
-		error_if_done(error, s->outer);
-}
-
 /* ---- Statements on a session ------------------------------------------------------------------------ */
 
 /* Waits for the connection that a cancelled statement has left settling. */
@@ -72,8 +35,12 @@ static bool skip_rest(ctx *c, pg_conn *session, pg_error *error)
 	conn *cn = session->lease.conn;
 	if (PQtransactionStatus(cn->pg) != PQTRANS_ACTIVE)
 		return true;
-	if (conn_collect(c, cn, error, NULL) || error->kind == PG_ERROR_SERVER)
+	if (conn_collect(c, cn, error, NULL))
 		return true;
+	if (error->kind == PG_ERROR_SERVER) {
+		error_clear(error); /* that was the statement's before, and nobody wants to know any more */
+		return true;
+	}
 	session_leave(session, c, error);
 	return false;
 }
@@ -96,8 +63,9 @@ conn *session_enter(ctx *c, pg_conn *session, pg_error *error)
 	}
 	if (error_if_done(error, c))
 		return NULL;
-	if (session->rows) {
-		error_set(error, PG_ERROR_USAGE, "the rows of the query before are still open");
+	if (session->stream) {
+		error_set(error, PG_ERROR_USAGE,
+		          "the rows or the COPY of the statement before are still open");
 		return NULL;
 	}
 	int use;
@@ -128,36 +96,6 @@ void session_leave(pg_conn *session, ctx *c, pg_error *error)
 	else
 		session->error = *error;
 	error->settling = lease_end(l, c);
-}
-
-pg_rows *session_run(ctx *c, pg_conn *session, const char *sql, const pg_params *params, rows_mode mode)
-{
-	pg_rows *rows = rows_new(mode);
-	if (!rows_are_real(rows))
-		return rows;
-	rows->ended = true;
-	if (!scope_begin(&rows->scope, c, session->ctx)) {
-		error_set(&rows->error, PG_ERROR_MEMORY, "out of memory");
-		return rows;
-	}
-	ctx *both = rows->scope.ctx;
-	conn *cn = session_enter(both, session, &rows->error);
-	if (cn) {
-		rows->ended = false;
-		tell_running(cn, both, sql);
-		rows_run(rows, both, cn, sql, params);
-	}
-	if (!rows->ended) {
-		rows_stream(rows, &session->lease, session);
-		return rows;
-	}
-	scope_correct(&rows->scope, &rows->error);
-	if (cn) {
-		session_leave(session, both, &rows->error);
-		tell_ended(session->lease.pool, both, rows->affected, rows->error.settling);
-	}
-	scope_end(&rows->scope);
-	return rows;
 }
 
 /* ---- Pinned connections ----------------------------------------------------------------------------- */
@@ -207,7 +145,7 @@ void pg_conn_release(pg_conn *session)
 		pg_misuse("pg_conn_release", "not a pinned connection, or given back before");
 	if (session->ctx)
 		pg_misuse("pg_conn_release", "the session of after_connect is borrowed");
-	if (session->rows)
+	if (session->stream)
 		pg_misuse("pg_conn_release", "rows of it are still open");
 	pg_pool *pool = session->lease.pool;
 	if (pool) {
@@ -234,7 +172,7 @@ static bool call_after_connect(ctx *c, conn *cn, pg_error *error)
 	lease_begin(&session.lease, cn);
 	lease_leave(&session.lease, c);
 	bool ok = options->after_connect(c, &session, error, options->data);
-	if (session.rows)
+	if (session.stream)
 		pg_misuse("after_connect", "rows of the session are still open");
 	/* What its rows have left unread is skipped here. */
 	if (ok && session_enter(c, &session, error) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE)
@@ -271,15 +209,15 @@ bool session_introduce(ctx *c, conn *cn, pg_error *error)
 
 pg_rows *pg_conn_query(ctx *c, pg_conn *session, const char *sql, pg_params params)
 {
-	return session_run(c, session, sql, &params, ROWS_STREAM);
+	return rows_run_in(c, session, sql, &params, ROWS_STREAM);
 }
 
 pg_rows *pg_conn_query_row(ctx *c, pg_conn *session, const char *sql, pg_params params)
 {
-	return session_run(c, session, sql, &params, ROWS_FIRST);
+	return rows_run_in(c, session, sql, &params, ROWS_FIRST);
 }
 
 pg_rows *pg_conn_exec(ctx *c, pg_conn *session, const char *sql, pg_params params)
 {
-	return session_run(c, session, sql, &params, ROWS_NONE);
+	return rows_run_in(c, session, sql, &params, ROWS_NONE);
 }

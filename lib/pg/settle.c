@@ -54,13 +54,16 @@ static bool stop_query(ctx *limit, conn *cn)
 {
 	ending *e = &cn->ending;
 	bool drained = conn_drain_arrived(cn);
+	/* A COPY that waits for our data is deaf to cancels. CopyFail, which it has been sent just now, ends it at once. */
+	if (!drained && cn->copy == COPY_FAILED)
+		drained = drain(limit, cn, PAUSES[0]);
 	for (size_t turn = 0; !drained && !ctx_err(limit) && !conn_is_broken(cn); turn++) {
 		cancel_outcome outcome = cancel_send(limit, cn);
 		e->cancels += outcome == CANCEL_SENT || outcome == CANCEL_UNSURE;
 		e->unsure |= outcome == CANCEL_UNSURE;
 		drained = outcome == CANCEL_NEEDLESS;
 		/* The rest of a message must never be written: no more can be done for it than this. */
-		if (cn->unsent)
+		if (conn_holds_back(cn))
 			return false;
 		drained = drained || drain(limit, cn, PAUSES[turn < PAUSE_COUNT ? turn : PAUSE_COUNT - 1]);
 	}

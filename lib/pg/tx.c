@@ -125,7 +125,7 @@ void pg_rollback(pg_tx *tx)
 	if (tx->magic != TX_MAGIC)
 		pg_misuse("pg_rollback", "not a transaction, or closed before");
 	pg_conn *session = &tx->session;
-	if (session->rows)
+	if (session->stream)
 		pg_misuse("pg_rollback", "rows of it are still open");
 	if (tx->hooked)
 		ctx_hook_remove(session->ctx, &tx->hook);
@@ -143,15 +143,25 @@ void pg_rollback_scoped(pg_tx **tx)
 
 pg_rows *pg_tx_query(ctx *c, pg_tx *tx, const char *sql, pg_params params)
 {
-	return session_run(c, &tx->session, sql, &params, ROWS_STREAM);
+	return rows_run_in(c, &tx->session, sql, &params, ROWS_STREAM);
 }
 
 pg_rows *pg_tx_query_row(ctx *c, pg_tx *tx, const char *sql, pg_params params)
 {
-	return session_run(c, &tx->session, sql, &params, ROWS_FIRST);
+	return rows_run_in(c, &tx->session, sql, &params, ROWS_FIRST);
 }
 
 pg_rows *pg_tx_exec(ctx *c, pg_tx *tx, const char *sql, pg_params params)
 {
-	return session_run(c, &tx->session, sql, &params, ROWS_NONE);
+	return rows_run_in(c, &tx->session, sql, &params, ROWS_NONE);
+}
+
+pg_copy *pg_tx_copy_out(ctx *c, pg_tx *tx, const char *sql)
+{
+	return pg_conn_copy_out(c, &tx->session, sql);
+}
+
+pg_copy *pg_tx_copy_in(ctx *c, pg_tx *tx, const char *sql)
+{
+	return pg_conn_copy_in(c, &tx->session, sql);
 }

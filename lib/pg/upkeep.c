@@ -130,11 +130,12 @@ void pool_connect_failed(conn *cn, const pg_error *error)
 
 /* ---- Limits of time --------------------------------------------------------------------------------- */
 
-/* One is being closed, or its successor made; or none could be made of late: then an old one is better than none. */
+/* One is being closed, or its successor made; or none can be made now: then an old one is better than none. */
 static bool must_keep(const pg_pool *pool)
 {
-	return pool->lists[CONN_CONNECTING].length > 0 || pool->lists[CONN_CLOSED].length > 0 ||
-	       (pool->failures > 0 && ctx_now() < pool->retry_at + BACKOFF_FIRST);
+	bool tries = pool->failures > 0 && wanted(pool, 0) > 0 && pool_all_count(pool) < pool->options.size;
+	return tries || backing_off(pool) || pool->lists[CONN_CONNECTING].length > 0 ||
+	       pool->lists[CONN_CLOSED].length > 0;
 }
 
 bool pool_is_worn(const conn *cn)

@@ -330,14 +330,16 @@ Test(pg_query, runs_an_empty_statement)
 	cr_expect_null(pg_rows_error(r));
 }
 
-Test(pg_query, refuses_copy_and_replaces_the_connection)
+Test(pg_query, refuses_copy_and_keeps_the_connection)
 {
 	expect_error(pg_exec(ctx_background(), t->pool, "COPY album FROM STDIN", PG_NO_PARAMS),
 	             PG_ERROR_USAGE, "");
 	expect_error(pg_query(ctx_background(), t->pool, "COPY album TO STDOUT", PG_NO_PARAMS),
 	             PG_ERROR_USAGE, "");
+	expect_error(row("COPY album TO STDOUT", PG_NO_PARAMS), PG_ERROR_USAGE, "");
 	cr_expect(backends_become(t, "active", NULL, 0));
 	must_exec(t, "SELECT 1");
+	cr_expect(eq(u64, stats_of(t).connects, 1));
 }
 
 Test(pg_query, refuses_more_parameters_than_the_protocol_has)

@@ -479,6 +479,18 @@ TEST_BOTH_WAYS(pg_tx, a_pinned_session_may_be_given_back_while_it_settles)
 	cr_expect(le(u64, stats_of(t).connects, 2));
 }
 
+/* The rest that is skipped fails: the error was reported as the next statement's, which had run with success. */
+Test(pg_tx, an_error_in_rows_that_nobody_reads_is_not_the_next_statements)
+{
+	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
+	pg_rows_close(pg_query(ctx_background(), session,
+	                       "SELECT 100 / (5000 - i) FROM generate_series(1, 10000) i", PG_NO_PARAMS));
+	pg_rows *r = pg_exec(ctx_background(), session, "SELECT 1", PG_NO_PARAMS);
+	cr_expect_null(pg_rows_error(r));
+	pg_rows_close(r);
+	pg_conn_release(session);
+}
+
 Test(pg_tx, a_transaction_left_open_on_a_pinned_session_is_rolled_back)
 {
 	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
