@@ -84,6 +84,20 @@ static bool set_setting(ctx *c, conn *cn, const char *name, int64_t ns)
 	return !conn_is_broken(cn) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE;
 }
 
+/*
+ * client_connection_check_interval sees a connection that was closed, not one whose network is gone: that takes the
+ * server's own keep-alive, which by default looks after two hours. Ours, in the other direction, is in reach.c.
+ */
+static bool set_keepalive(ctx *c, conn *cn)
+{
+	pg_error refused;
+	conn_command(c, cn,
+	             "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5;"
+	             " SET tcp_keepalives_count = 3",
+	             &refused, NULL);
+	return !conn_is_broken(cn) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE;
+}
+
 /* Which server is it, and are we talking to the very process whose number we would cancel? Behind a pooler we are not. */
 static bool ask_who_serves(ctx *c, conn *cn)
 {
@@ -115,6 +129,8 @@ static bool set_up_session(ctx *c, conn *cn, pg_error *error)
 	               (options->statements == PG_STATEMENTS_AUTO && cn->direct);
 	if (ok && cn->direct && PQserverVersion(cn->pg) >= 140000)
 		ok = set_setting(c, cn, "client_connection_check_interval", options->liveness_interval);
+	if (ok && cn->direct && *PQhost(cn->pg) != '/')
+		ok = set_keepalive(c, cn);
 	if (ok && cn->direct && options->statement_timeout > 0)
 		ok = set_setting(c, cn, "statement_timeout", options->statement_timeout);
 	if (!ok && ctx_err(c))

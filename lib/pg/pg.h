@@ -123,11 +123,12 @@ typedef struct pg_pool_options {
 	int64_t max_lifetime_jitter; /* at most max_lifetime; 0: a tenth of it */
 	int64_t max_idle_time; /* closed when idle so long, down to min_idle (Go's SetConnMaxIdleTime); 0: never */
 	size_t queue_size; /* callers waiting for a connection at most; 0: 1024 */
-	int64_t connect_timeout; /* for each address tried, in whole seconds and 2 s at least with several; 0: 5 s */
+	int64_t connect_timeout; /* for each address tried; libpq rounds it up to seconds, before 17 to 2 s; 0: 5 s */
 	int64_t settle_timeout; /* a cancelled connection that is not clean by then is closed; 0: 2 s */
 	pg_statements statements;
 	/*
-	 * The two backstops are set for each session when it opens. Behind a pooler they are not, for sessions are
+	 * The two backstops are set for each session when it opens, and over TCP the server's keep-alive, so that it
+	 * finds out in 45 s if our machine or the network is gone. Behind a pooler they are not, for sessions are
 	 * shared there: set them for the role (ALTER ROLE … SET).
 	 */
 	int64_t statement_timeout; /* PostgreSQL's own limit as a backstop, a little above any deadline; 0: none */

@@ -13,7 +13,7 @@
 /* What a name may have of them; libpq tries all in turn. */
 enum { ADDRESSES_OF_A_NAME = 4 };
 
-/* libpq gives no address less than that. */
+/* libpq before 17 gives no address less than that. */
 static const int64_t LEAST_TIMEOUT = 2 * CTX_SECOND;
 
 typedef struct reaching {
