@@ -40,12 +40,23 @@ enum {
 	HEAD_MAX = POOL_SIZE / 2, /* a request's; beyond, there might be no room for the answer's */
 	FIELDS_MAX = 64,          /* each costs MHD as many bytes of the pool */
 	STREAM_BLOCK = 8 * 1024,
-	IDLE_RUNS_MAX = 32,  /* see on_turn */
-	IDLE_RUN_PAUSE = 10, /* milliseconds */
-	IDLE_SLACK = 5,      /* seconds by which MHD's own idle timeout comes later than ours */
+	BODY_LOW = 32 * 1024, /* bytes of a streamed body that wait for the handler: below, more may come */
+	SKIPPED_MAX = 256 * 1024, /* bytes of one that nobody wants, read for the connection's sake */
+	IDLE_RUNS_MAX = 32,       /* see on_turn */
+	IDLE_RUN_PAUSE = 10,      /* milliseconds */
+	IDLE_SLACK = 5,           /* seconds by which MHD's own idle timeout comes later than ours */
 };
 
-enum { READING_HEAD, READING_BODY, RUNNING, ANSWERED, DROPPED };
+enum {
+	READING_HEAD,
+	READING_BODY,  /* whole, before the handler */
+	HOLDING_BODY,  /* streamed, and not let come yet */
+	PASSING_BODY,  /* streamed, to the handler */
+	SKIPPING_BODY, /* which has answered without having read all */
+	RUNNING,
+	ANSWERED,
+	DROPPED
+};
 
 struct h1 {
 	worker *worker;
@@ -147,15 +158,61 @@ static bool queue(http_request *request)
 	return whole;
 }
 
+/* Says what it can, past MHD, to a client of whose body no more will be read. It may have been answered kindly. */
+static void answer_amid_body(http_request *request)
+{
+	request->told = true;
+	if (request->response.status < 400)
+		request->response.status = 413;
+	request->conn->unread = true;
+	answer_bare(request->conn->fd, request->response.status);
+	request->h1_state = DROPPED;
+}
+
+/*
+ * A handler has answered while the body comes. MHD takes no answer until all of that is there: so it comes, and is
+ * thrown away. A client that has stopped sending is not waited for once more.
+ */
+static void h1_answer_early(http_request *request)
+{
+	request->h1_state = SKIPPING_BODY;
+	request->body_total = 0; /* of what is skipped */
+	conn_enter(request->conn, CONN_BODY);
+	if (request->body_error == 408)
+		answer_amid_body(request);
+	if (request->body_error == 408 || request->conn->gone)
+		conn_kick(request->conn);
+	resume(request);
+}
+
 /* From the handler's fiber, or from within one of MHD's callbacks. */
 static void h1_answer(http_request *request)
 {
+	if (request->h1_state == PASSING_BODY) {
+		h1_answer_early(request);
+		return;
+	}
+	if (request->h1_state == HOLDING_BODY)
+		request->conn->unread = true;
 	conn_enter(request->conn, CONN_SENDING);
 	request->h1_state = !request->conn->gone && queue(request) ? ANSWERED : DROPPED;
 	resume(request);
 }
 
-static const transport h1_transport = {.answer = h1_answer, .wake = resume};
+/* MHD goes on when half of what the handler could read is read. The handler waits only when all is. */
+static void h1_take_body(http_request *request, size_t size)
+{
+	(void)size;
+	if ((request->h1_state != HOLDING_BODY && request->h1_state != PASSING_BODY) ||
+	    body_waiting(request) > BODY_LOW)
+		return;
+	request->body_wanted = true;
+	if (request->suspended)
+		conn_enter(request->conn, CONN_BODY);
+	resume(request);
+}
+
+static const transport h1_transport = {.answer = h1_answer, .wake = resume, .take_body = h1_take_body};
 
 /* ---- MHD's callbacks for a request -------------------------------------------------------------------- */
 
@@ -199,6 +256,7 @@ struct fields {
 	bool scattered; /* and one did not */
 	unsigned count;
 	bool out_of_memory;
+	bool good;
 };
 
 /*
@@ -243,6 +301,18 @@ static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *
 	return fields->out_of_memory ? MHD_NO : MHD_YES;
 }
 
+static enum MHD_Result on_trailer(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                                  const char *value, size_t value_size)
+{
+	struct fields *fields = arg;
+	(void)kind;
+	if (fields->count++ == 0)
+		fields->at = name; /* where the body ended nobody tells */
+	check_place(fields, name, name_size, value, value_size);
+	fields->good = fields->good && is_trailer(name, name_size, value ? value : "", value_size);
+	return MHD_YES;
+}
+
 /* Takes the fields over. False: out of memory. */
 static bool take_fields(http_request *request, const char *method, const char *version)
 {
@@ -268,11 +338,30 @@ static bool body_follows(http_request *request)
 	if (length) {
 		errno = 0;
 		unsigned long long size = strtoull(length, NULL, 10);
-		if (errno || size > request->conn->worker->server->options.body_size)
+		if (errno || size > body_limit(request))
 			request_refuse(request, 413, NULL);
 		return size > 0;
 	}
 	return http_header(request, "Transfer-Encoding");
+}
+
+/*
+ * Runs the handler before the body. MHD is suspended within its first call, which it makes again when resumed, and has
+ * by then neither read any of the body nor said "100 Continue".
+ */
+static void stream_body(http_request *request)
+{
+	request->h1_state = HOLDING_BODY;
+	conn_enter(request->conn, CONN_RUNNING);
+	request_run(request);
+	if (request->h1_state != HOLDING_BODY)
+		return;
+	if (!request->body_wanted) {
+		suspend(request);
+		return;
+	}
+	request->h1_state = PASSING_BODY;
+	conn_enter(request->conn, CONN_BODY);
 }
 
 static enum MHD_Result head_is_whole(http_request *request, const char *method, const char *version)
@@ -297,16 +386,70 @@ static enum MHD_Result head_is_whole(http_request *request, const char *method, 
 	if (request->refused && (request->response.closes || (body && early))) {
 		request->conn->unread = true;
 		request_answer(request);
+	} else if (body && request->streams_body && !request->refused) {
+		stream_body(request);
 	}
 	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
 }
 
+/* Fields behind a chunked body are held to what holds for a head's, and then dropped (RFC 9110, 6.5.1). */
+static bool trailers_are_good(http_request *request)
+{
+	struct fields trailers = {.request = request, .good = true};
+	MHD_get_connection_values_n(request->mhd, MHD_FOOTER_KIND, on_trailer, &trailers);
+	return trailers.good && trailers.count <= FIELDS_MAX && !(mhd_is_lenient() && trailers.scattered);
+}
+
 static enum MHD_Result request_is_whole(http_request *request)
 {
+	if (!trailers_are_good(request))
+		request_refuse_and_close(request, 400, "The trailer is malformed.");
 	request->h1_state = RUNNING;
 	conn_enter(request->conn, CONN_RUNNING);
+	body_end(request);
 	request_run(request);
 	if (request->h1_state == RUNNING)
+		suspend(request);
+	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
+}
+
+/* A piece of a streamed body has come. */
+static void pass_body(http_request *request, const char *data, size_t *size)
+{
+	if (request->suspended)
+		return; /* MHD goes on with what it has read of chunks */
+	*size -= body_push(request, data, *size);
+	if (*size > 0 || body_is_full(request)) {
+		conn_enter(request->conn, CONN_RUNNING);
+		suspend(request);
+	} else {
+		conn_enter(request->conn, CONN_BODY);
+	}
+}
+
+/* As far as Go's server does, past which it costs less to end the connection. */
+static void skip_body(http_request *request, size_t *size)
+{
+	request->body_total += *size;
+	*size = 0;
+	if (request->body_total > SKIPPED_MAX)
+		answer_amid_body(request);
+}
+
+/* All of a streamed body has come. Its handler may have answered before. */
+static enum MHD_Result body_is_whole(http_request *request)
+{
+	bool answered = request->h1_state == SKIPPING_BODY;
+	request->h1_state = RUNNING;
+	conn_enter(request->conn, CONN_RUNNING);
+	if (!trailers_are_good(request)) {
+		request->response.closes = true;
+		body_fail(request, 400);
+	}
+	body_end(request);
+	if (answered)
+		h1_answer(request);
+	else
 		suspend(request);
 	return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
 }
@@ -332,6 +475,19 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
 		request_body(request, data, *size);
 		*size = 0;
 		return MHD_YES;
+	case HOLDING_BODY: /* the first call again */
+		request->h1_state = PASSING_BODY;
+		return MHD_YES;
+	case PASSING_BODY:
+		if (*size == 0)
+			return body_is_whole(request);
+		pass_body(request, data, size);
+		return MHD_YES;
+	case SKIPPING_BODY:
+		if (*size == 0)
+			return body_is_whole(request);
+		skip_body(request, size);
+		return request->h1_state == DROPPED ? MHD_NO : MHD_YES;
 	default:
 		return request->h1_state == ANSWERED ? MHD_YES : MHD_NO;
 	}
@@ -427,7 +583,7 @@ static void h1_hangup(conn *c)
 	if (request->h1_state == ANSWERED && !request->response.streaming)
 		return; /* MHD is sending; it will see for itself how far it gets */
 	request_cancel(request, &HTTP_CLIENT_DISCONNECTED);
-	if (request->h1_state == READING_BODY || request->h1_state == ANSWERED)
+	if (request->h1_state != RUNNING && request->h1_state != HOLDING_BODY)
 		conn_kick(c);
 	if (request->h1_state == ANSWERED)
 		resume(request);
@@ -448,6 +604,10 @@ static void h1_late(conn *c)
 		conn_reset(c);
 		break;
 	case CONN_BODY:
+		if (request->running) {
+			body_fail(request, 408); /* its handler answers, presently */
+			return;
+		}
 		request_refuse(request, 408, NULL);
 		request->told = true;
 		answer_bare(c->fd, 408);

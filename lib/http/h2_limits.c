@@ -98,6 +98,12 @@ static bool is_held_up(const h2_stream *s)
 	        nghttp2_session_get_remote_window_size(session) <= 0);
 }
 
+/* Whether it is for the client to send some of a streamed body, not for the handler to read it or ask for it. */
+static bool may_send_body(const h2_stream *s)
+{
+	return body_waiting(s->request) == 0 && (s->continued || !http_header(s->request, "expect"));
+}
+
 static void look_at(h2_stream *s, uint64_t now)
 {
 	const http_server_options *options = &s->h2->conn->worker->server->options;
@@ -107,8 +113,10 @@ static void look_at(h2_stream *s, uint64_t now)
 		if (lasted >= (uint64_t)(options->header_timeout / CTX_MILLISECOND))
 			h2_terminate(s->h2, NGHTTP2_ENHANCE_YOUR_CALM);
 	} else if (s->receiving && !s->answered) {
-		if (lasted >= (uint64_t)(options->body_timeout / CTX_MILLISECOND))
-			h2_stream_refuse(s, 408);
+		if (s->streaming && !may_send_body(s))
+			s->since_ms = now;
+		else if (lasted >= (uint64_t)(options->body_timeout / CTX_MILLISECOND))
+			h2_stream_late(s);
 	} else if (s->answered && is_held_up(s)) {
 		if (lasted >= (uint64_t)(options->write_timeout / CTX_MILLISECOND))
 			h2_stream_reset(s, NGHTTP2_CANCEL);

@@ -35,6 +35,8 @@ struct h2_stream {
 	h2_stream *next, *previous; /* of the connection's; later `next` of the finished */
 	bool receiving;             /* the client has not ended its side */
 	bool answered;              /* the answer's head is nghttp2's */
+	bool streaming;             /* its handler reads the body as it comes */
+	bool continued;             /* the client was told to send it */
 	bool ours;                  /* we reset it, for no fault of the client's */
 	uint64_t
 		since_ms; /* of uv_now: when it entered what it is in: head, body, an answer that cannot move */
@@ -89,6 +91,8 @@ void h2_pong(h2 *h);
 
 /* Answers with a problem, whatever of the request has come. */
 void h2_stream_refuse(h2_stream *s, int status);
+/* Its body does not come. */
+void h2_stream_late(h2_stream *s);
 /* RST_STREAM for no fault of the client's. */
 void h2_stream_reset(h2_stream *s, uint32_t reason);
 

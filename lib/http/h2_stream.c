@@ -171,6 +171,17 @@ static void answer(http_request *request)
 	h2_touch(s->h2);
 }
 
+/* Once, and only to a client that waits for it. */
+static void say_continue(h2_stream *s)
+{
+	nghttp2_nv go_on = pair(":status", "100");
+	if (s->continued || !s->receiving || !http_header(s->request, "expect"))
+		return;
+	s->continued = true;
+	s->h2->dead |=
+		nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1, NULL) < 0;
+}
+
 static void wake(http_request *request)
 {
 	h2_stream *s = request->stream;
@@ -178,13 +189,34 @@ static void wake(http_request *request)
 	h2_touch(s->h2);
 }
 
-static const transport h2_transport = {.answer = answer, .wake = wake};
+/* The client is told to go on when the handler first waits, and may send as much more as the handler has taken. */
+static void take_body(http_request *request, size_t size)
+{
+	h2_stream *s = request->stream;
+	nghttp2_session *session = s->h2->session;
+	s->since_ms = h2_now(s->h2);
+	if (size > 0)
+		s->h2->dead |= nghttp2_session_consume_stream(session, s->id, size) != 0;
+	else
+		say_continue(s);
+	h2_touch(s->h2);
+}
+
+static const transport h2_transport = {.answer = answer, .wake = wake, .take_body = take_body};
 
 void h2_stream_refuse(h2_stream *s, int status)
 {
 	request_refuse(s->request, status, NULL);
 	if (!s->answered)
 		request_answer(s->request);
+}
+
+void h2_stream_late(h2_stream *s)
+{
+	if (s->request->running)
+		body_fail(s->request, 408); /* its handler answers, presently */
+	else
+		h2_stream_refuse(s, 408);
 }
 
 /* ---- Streams ----------------------------------------------------------------------------------------- */
@@ -216,7 +248,8 @@ static void unlink_stream(h2_stream *s)
 		s->previous->next = s->next;
 	else
 		h->streams = s->next;
-	h->bodies -= s->request->body_size;
+	if (!s->request->streams_body)
+		h->bodies -= s->request->body_size;
 }
 
 /* Gives a request up whose answer has not been sent. */
@@ -396,14 +429,15 @@ static bool join_cookies(http_request *request)
 static void request_ended(h2_stream *s)
 {
 	s->receiving = false;
-	if (!s->answered)
+	body_end(s->request);
+	if (!s->streaming && !s->answered)
 		request_run(s->request);
 }
 
 static void check_length(http_request *request)
 {
 	const char *length = http_header(request, "content-length");
-	if (length && strtoull(length, NULL, 10) > request->conn->worker->server->options.body_size)
+	if (length && strtoull(length, NULL, 10) > body_limit(request))
 		request_refuse(request, 413, NULL);
 }
 
@@ -420,12 +454,25 @@ static int head_is_whole(h2_stream *s, bool ended)
 		request_ended(s);
 	} else if (request->refused) {
 		request_answer(request); /* the body need not come: see finish */
-	} else if (http_header(request, "expect")) {
-		nghttp2_nv go_on = pair(":status", "100");
-		return nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1,
-		                              NULL);
+	} else if (request->streams_body) {
+		s->streaming = true;
+		request_run(request);
+	} else {
+		say_continue(s);
 	}
 	return 0;
+}
+
+/*
+ * The stream's window opens as the handler reads (see take_body), and is no larger than what the body has room for.
+ * The connection's opens at once: a handler that does not read holds up no other stream.
+ */
+static int pass_body(h2_stream *s, const char *data, size_t size)
+{
+	s->since_ms = h2_now(s->h2);
+	if (body_push(s->request, data, size) < size)
+		h2_terminate(s->h2, NGHTTP2_FLOW_CONTROL_ERROR); /* not reached: nghttp2 keeps the window */
+	return nghttp2_session_consume_connection(s->h2->session, size);
 }
 
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size,
@@ -437,7 +484,9 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 	if (!s || s->answered || s->request->refused)
 		return nghttp2_session_consume_connection(session, size);
 	http_request *request = s->request;
-	if (size > BODIES_MAX * h->conn->worker->server->options.body_size - h->bodies)
+	if (s->streaming)
+		return pass_body(s, (const char *)data, size);
+	if (size + h->bodies > BODIES_MAX * body_limit(request))
 		request_refuse(request, 503, NULL);
 	size_t before = request->body_size;
 	request_body(request, (const char *)data, size);

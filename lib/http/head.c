@@ -48,6 +48,7 @@ static void find_route(http_request *request, const char *path)
 	switch (router_match(routes, &request->arena, request->method, path, &match)) {
 	case ROUTE_FOUND:
 		request->route = match.route;
+		request->streams_body = match.route->streams_body;
 		request->path_values = match.values;
 		break;
 	case ROUTE_REDIRECT:

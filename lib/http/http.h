@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <tether/ctx.h>
 
@@ -96,6 +97,15 @@ http_server *http_server_new(const http_server_options *options);
  */
 typedef void http_handler(http_request *request, http_response *response);
 int http_handle(http_server *server, const char *pattern, http_handler *handler, void *data);
+
+typedef struct http_route_options {
+	bool streams_body; /* the handler begins when the head has come, and reads the body itself: http_body_read */
+	size_t body_size; /* bytes of a body here at most; 0: the server's */
+} http_route_options;
+
+/* The same with options of its own; NULL: none. Copied. */
+int http_handle_with(http_server *server, const char *pattern, const http_route_options *options,
+                     http_handler *handler, void *data);
 
 /*
  * Listens on "host:port", "[v6]:port", ":port" (all interfaces) or "unix:/path"; port 0 picks a free one. Call it again for
@@ -215,8 +225,24 @@ const char *http_header(const http_request *request,
  */
 void http_request_cancel(http_request *request, const ctx_error *cause);
 
-/* The whole body, "" if there is none; *size (may be NULL) is its length. NUL-terminated for convenience. */
+/*
+ * The whole body, "" if there is none or the route streams it; *size (may be NULL) is its length. NUL-terminated for
+ * convenience.
+ */
 const char *http_body(const http_request *request, size_t *size);
+
+/*
+ * Reads up to size bytes of the body, in order: how many; 0 at its end. Where the route streams bodies, waits for what
+ * has not come yet (the fiber parks), and what the handler does not read the client cannot send, past some 64 KiB. -1
+ * with errno: the context is done (as of the wait_*() calls); EMSGSIZE: it is longer than allowed, ETIMEDOUT with a
+ * context that is not done: the client stopped sending, EBADMSG: what follows it is malformed, ENOMEM; in these four just
+ * return: whatever was answered becomes a 413, 408, 400 or 503. EPIPE: the answer has begun (http_write), from where on the body is thrown away: read
+ * first what is wanted, as in Go over HTTP/1.1. EINVAL: size is 0. Handler's fiber only.
+ *
+ * A client that expects "100-continue" is told to go on when a streaming handler first waits for the body; one that
+ * answers without having read spares it the sending.
+ */
+ssize_t http_body_read(http_request *request, void *data, size_t size);
 
 /*
  * Attaches a value to the request's context, as ctx_with_value: from on_request or the handler, before others

@@ -10,6 +10,7 @@
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
  *	head.c      what its head says                               url.c: escapes, queries
+ *	body.c      its body, whole or streamed
  *	validate.c  what is no request                              trace.c: what it is called in logs
  *	router.c    which handler
  *	response.c  what the handler answers                        get.c: asks another server, for health checks
@@ -116,9 +117,13 @@ struct http_route {
 	size_t segment_count;
 	http_handler *handler;
 	void *data;
+	bool streams_body;
+	size_t body_size; /* 0: the server's */
 };
 
-int router_add(router *r, const char *pattern, http_handler *handler, void *data); /* as http_handle */
+/* As http_handle_with. */
+int router_add(router *r, const char *pattern, const http_route_options *options, http_handler *handler,
+               void *data);
 void router_free(router *r);
 
 enum route_result {
@@ -204,6 +209,8 @@ typedef struct transport {
 	void (*answer)(http_request *request);
 	/* A stream that had nothing to pull has something now: data, its end, or its failure. */
 	void (*wake)(http_request *request);
+	/* The handler has taken so many bytes of a streamed body, or with 0 waits for some: let more come. */
+	void (*take_body)(http_request *request, size_t size);
 } transport;
 
 enum { REQUEST_MAGIC = 0x72657175 };
@@ -224,7 +231,12 @@ struct http_request {
 	int64_t began_ns;
 
 	char *body; /* malloc'd */
-	size_t body_size, body_capacity;
+	size_t body_size, body_capacity, body_taken;
+	bool body_wanted;              /* h1.c: the handler has asked for a streamed one */
+	bool streams_body, body_ended; /* the handler runs while it comes; all of it has come */
+	int body_error;                /* the status of an answer that says why no more of it does; 0 */
+	uint64_t body_total;           /* what has come of a streamed one */
+	wait_event body_come;          /* some of it, its end, or its failure */
 
 	bool begun;             /* its head is whole: on_done is owed */
 	bool refused;           /* the layer answers, no handler runs */
@@ -267,9 +279,6 @@ void request_refuse(http_request *request, int status, const char *detail);
 /* The same for one after which the rest of the stream cannot be trusted. */
 void request_refuse_and_close(http_request *request, int status, const char *detail);
 
-/* Appends to the body. False: too much, or out of memory; the request was refused and keeps nothing. */
-bool request_body(http_request *request, const char *data, size_t size);
-
 /* The request is whole: answers it, by its handler or the refusal. */
 void request_run(http_request *request);
 
@@ -284,6 +293,22 @@ void request_cancel(http_request *request, const ctx_error *cause);
  * transport will not be called again. Gives the protocol's reference back.
  */
 void request_detach(http_request *request, bool sent);
+
+/* ---- body.c ------------------------------------------------------------------------------------------ */
+
+/* Bytes of its body at most. */
+size_t body_limit(const http_request *request);
+
+/* Appends to a body that is to be whole. False: too much, or out of memory; it was refused and keeps nothing. */
+bool request_body(http_request *request, const char *data, size_t size);
+
+/* Some of a streamed body has come. Returns how much of it was taken: less only if it is full now. */
+size_t body_push(http_request *request, const char *data, size_t size);
+size_t body_waiting(const http_request *request); /* bytes for the handler to read */
+bool body_is_full(const http_request *request);
+void body_end(http_request *request);
+/* It will not come: the handler's reads fail, and the answer will be of that status. */
+void body_fail(http_request *request, int status);
 
 /* ---- conn.c ------------------------------------------------------------------------------------------ */
 
@@ -411,6 +436,9 @@ bool request_context_info(http_request *request);
 
 /* Refuses, and closes, where a head is not exactly one. */
 void validate_head(http_request *request, enum http_version version);
+
+/* Whether a field may stand behind a body: it must say nothing of how the message is to be read. */
+bool is_trailer(const char *name, size_t name_size, const char *value, size_t value_size);
 
 /* Whether text may be a field's value: no control character but the tab. */
 bool is_field_value(const char *text, size_t size);

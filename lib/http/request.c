@@ -117,44 +117,6 @@ void request_refuse_and_close(http_request *request, int status, const char *det
 	request->response.closes = true;
 }
 
-/* ---- The body ---------------------------------------------------------------------------------------- */
-
-/* Grows as the bytes come: what was only announced costs nothing. */
-static bool body_reserve(http_request *request, size_t size)
-{
-	if (size < request->body_capacity - request->body_size)
-		return true;
-	size_t capacity = request->body_capacity ? request->body_capacity * 2 : 1024;
-	while (capacity <= request->body_size + size)
-		capacity *= 2;
-	char *body = realloc(request->body, capacity);
-	if (!body)
-		return false;
-	request->body = body;
-	request->body_capacity = capacity;
-	return true;
-}
-
-bool request_body(http_request *request, const char *data, size_t size)
-{
-	if (request->refused)
-		return false;
-	if (size > request->conn->worker->server->options.body_size - request->body_size)
-		request_refuse(request, 413, NULL);
-	else if (!body_reserve(request, size))
-		request_refuse(request, 503, NULL);
-	if (request->refused) {
-		free(request->body);
-		request->body = NULL;
-		request->body_size = request->body_capacity = 0;
-		return false;
-	}
-	memcpy(request->body + request->body_size, data, size);
-	request->body_size += size;
-	request->body[request->body_size] = '\0';
-	return true;
-}
-
 /* ---- Handler and end --------------------------------------------------------------------------------- */
 
 /* What the access log will say. */
@@ -203,6 +165,8 @@ static void handler_returned(http_request *request)
 	if (!request->cause)
 		request->cause = ctx_cause(request->ctx);
 	ctx_cancel_cause(request->root, &HTTP_REQUEST_FINISHED);
+	if (request->body_error && !response->streaming)
+		response_error(response, request->body_error, NULL);
 	if (!response->streaming || strcmp(request->method, "HEAD") == 0) {
 		request_answer(request);
 	} else {
@@ -348,13 +312,6 @@ const char *http_header(const http_request *request, const char *name)
 		if (strcasecmp(field->name, name) == 0)
 			return field->value;
 	return NULL;
-}
-
-const char *http_body(const http_request *request, size_t *size)
-{
-	if (size)
-		*size = request->body_size;
-	return request->body ? request->body : "";
 }
 
 int http_request_set(http_request *request, const ctx_key *key, void *value)

@@ -248,13 +248,18 @@ static enum relation compare_routes(const http_route *a, const http_route *b)
 	return both(relation, short_one == a ? AROUND : WITHIN);
 }
 
-int router_add(router *r, const char *pattern, http_handler *handler, void *data)
+int router_add(router *r, const char *pattern, const http_route_options *options, http_handler *handler,
+               void *data)
 {
 	http_route *route = calloc(1, sizeof(*route));
 	if (!route)
 		return -1;
 	route->handler = handler;
 	route->data = data;
+	if (options) {
+		route->streams_body = options->streams_body;
+		route->body_size = options->body_size;
+	}
 	errno = EINVAL;
 	if (!read_pattern(route, pattern)) {
 		int error = errno == ENOMEM ? ENOMEM : EINVAL;

@@ -108,9 +108,15 @@ void http_server_free(http_server *server)
 
 int http_handle(http_server *server, const char *pattern, http_handler *handler, void *data)
 {
+	return http_handle_with(server, pattern, NULL, handler, data);
+}
+
+int http_handle_with(http_server *server, const char *pattern, const http_route_options *options,
+                     http_handler *handler, void *data)
+{
 	if (server->state != SERVER_NEW)
 		http_misuse("http_handle", "called after http_serve");
-	return router_add(&server->router, pattern, handler, data);
+	return router_add(&server->router, pattern, options, handler, data);
 }
 
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size)

@@ -46,6 +46,26 @@ static bool is_host(const char *host)
 	return *end == '\0';
 }
 
+bool is_trailer(const char *name, size_t name_size, const char *value, size_t value_size)
+{
+	static const char *const forbidden[] = {"Content-Length",
+	                                        "Transfer-Encoding",
+	                                        "Host",
+	                                        "Trailer",
+	                                        "Connection",
+	                                        "Expect",
+	                                        "TE",
+	                                        "Upgrade",
+	                                        "Content-Encoding",
+	                                        "Content-Type",
+	                                        "Content-Range",
+	                                        "Authorization"};
+	for (size_t i = 0; i < sizeof(forbidden) / sizeof(*forbidden); i++)
+		if (strlen(forbidden[i]) == name_size && strncasecmp(forbidden[i], name, name_size) == 0)
+			return false;
+	return is_token(name, name_size) && is_field_value(value, value_size);
+}
+
 static void check_fields(http_request *request)
 {
 	for (const http_pair *field = request->fields; field; field = field->next) {
@@ -110,9 +130,9 @@ static void check_framing(http_request *request, bool may_be_coded)
 
 static void check_expectation(http_request *request)
 {
-	const char *expectation = http_header(request, "Expect");
-	if (expectation && strcasecmp(expectation, "100-continue") != 0)
-		request_refuse_and_close(request, 417, NULL);
+	for (const http_pair *field = request->fields; field; field = field->next)
+		if (strcasecmp(field->name, "Expect") == 0 && strcasecmp(field->value, "100-continue") != 0)
+			request_refuse_and_close(request, 417, NULL);
 }
 
 void validate_head(http_request *request, enum http_version version)

@@ -131,13 +131,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size_t count = 0;
 	router forward = {0}, backward = {0};
 	while ((line = strsep(&rest, "\n")) && *line && count < PATTERNS_MAX) {
-		if (router_add(&forward, line, NULL, NULL) == 0)
+		if (router_add(&forward, line, NULL, NULL, NULL) == 0)
 			patterns[count++] = line;
 		else
 			HOLDS(errno == EINVAL || errno == EEXIST);
 	}
 	for (size_t i = count; i > 0; i--)
-		HOLDS(router_add(&backward, patterns[i - 1], NULL, NULL) == 0);
+		HOLDS(router_add(&backward, patterns[i - 1], NULL, NULL, NULL) == 0);
 	while ((line = strsep(&rest, "\n"))) {
 		const char *method = strsep(&line, " ");
 		const char *winner;

@@ -38,13 +38,7 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes)
-{
-	return http_peer_serve_tls(options, routes, NULL);
-}
-
-http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
-                                      http_tls *tls)
+http_peer_server *http_peer_prepare(const http_server_options *options)
 {
 	http_server_options chosen = {0};
 	if (options)
@@ -54,14 +48,31 @@ http_peer_server *http_peer_serve_tls(const http_server_options *options, const 
 	http_peer_server *s = calloc(1, sizeof(*s));
 	if (!s || !(s->ctx = ctx_with_cancel(ctx_background())) || !(s->server = http_server_new(&chosen)))
 		die("http_server_new");
-	for (; routes->pattern; routes++)
-		if (http_handle(s->server, routes->pattern, routes->handler, routes->data) != 0)
-			die(routes->pattern);
+	return s;
+}
+
+void http_peer_begin(http_peer_server *s, http_tls *tls)
+{
 	if (http_listen_tls(s->server, "127.0.0.1:0", tls, s->address, sizeof(s->address)) != 0)
 		die("http_listen");
 	if (pthread_create(&s->thread, NULL, serve, s) != 0)
 		die("pthread_create");
+}
+
+http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
+                                      http_tls *tls)
+{
+	http_peer_server *s = http_peer_prepare(options);
+	for (; routes->pattern; routes++)
+		if (http_handle(s->server, routes->pattern, routes->handler, routes->data) != 0)
+			die(routes->pattern);
+	http_peer_begin(s, tls);
 	return s;
+}
+
+http_peer_server *http_peer_serve(const http_server_options *options, const http_peer_route *routes)
+{
+	return http_peer_serve_tls(options, routes, NULL);
 }
 
 http_server *http_peer_server_of(const http_peer_server *s)

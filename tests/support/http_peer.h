@@ -32,6 +32,10 @@ http_peer_server *http_peer_serve(const http_server_options *options, const http
 http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
                                       http_tls *tls);
 
+/* The same in two steps, for what must be said to the server before it serves (see http_peer_server_of). */
+http_peer_server *http_peer_prepare(const http_server_options *options);
+void http_peer_begin(http_peer_server *s, http_tls *tls);
+
 /* The server within, for statistics and http_server_abort; its address, "127.0.0.1:12345". Borrowed. */
 http_server *http_peer_server_of(const http_peer_server *s);
 const char *http_peer_address(const http_peer_server *s);
