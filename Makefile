@@ -34,7 +34,7 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: all run deps test check tests test-browser bench lint format asan tsan valgrind stress fuzz install uninstall \
+.PHONY: all run deps test check tests test-browser demo bench lint format asan tsan valgrind stress fuzz install uninstall \
         clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -226,6 +226,12 @@ test-browser: ## the live page in headless Chromium
 	@$(MAKE) --no-print-directory $(BUILD)/albumd
 	@tests/browser/run $(BUILD)
 
+demo: ## make the pictures of README.md anew, from a real run
+	@.make/install-packages build run browser demo
+	@$(MAKE) --no-print-directory $(BUILD)/albumd
+	@.make/demo $(BUILD)
+	@tests/browser/run $(BUILD) picture.mjs
+
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@.make/install-packages build run test
 	@$(MAKE) --no-print-directory check BUILD=$(BUILD)/asan SANITIZE=address,undefined
@@ -258,7 +264,7 @@ bench: all $(CHOSEN_BENCHES) ## run the benchmarks; T=ctx_bench for one
 # --- Form
 
 C_FILES  := $(wildcard lib/*/*.[ch] lib/*/examples/*.c server/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
-SH_FILES := .ci/run .make/check-layers .make/install-packages .make/run sql/local-db tests/run tests/browser/run \
+SH_FILES := .ci/run .make/check-layers .make/demo .make/install-packages .make/run sql/local-db tests/run tests/browser/run \
             tests/fuzz/run
 
 # The form is clang-format 14's; each version has its own ideas about the corners of C.

@@ -321,6 +321,10 @@ static void say_ready(const app *a)
 			       "PostgreSQL stops "
 			       "at once\n",
 			       a->bound);
+		if (a->admin_server && scheme(a->admin_bound, NULL)[0])
+			printf("    http://%s/requests     in a browser: everything alive, as it comes and "
+			       "goes\n",
+			       a->admin_bound);
 		putchar('\n');
 	}
 	fflush(stdout);

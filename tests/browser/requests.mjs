@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { launch, open, request, startAlbumd } from "./support.mjs";
 
-const PATIENCE = { timeout: 20000 };
+const PATIENCE = { timeout: 30000 };
 let browser, albumd;
 
 before(async () => {
@@ -43,7 +43,7 @@ test("three slow requests are three branches, and each ends its own way", async 
 	await page.locator("#empty").waitFor(PATIENCE);
 	const left = request(albumd, "/albums?delay=40s&sort=title");
 	const cancelled = request(albumd, "/albums?delay=40s&sort=artist");
-	const late = request(albumd, "/albums?delay=40s&sort=price", { Prefer: "wait=8" });
+	const late = request(albumd, "/albums?delay=40s&sort=price", { Prefer: "wait=15" });
 
 	for (const sort of ["title", "artist", "price"]) {
 		await says(branch(page, `sort=${sort}`), "running");
@@ -113,7 +113,7 @@ test("the policy lets nothing in that is not the page's own", async () => {
 for (const [name, options] of Object.entries({
 	"on a wide screen, light": { viewport: { width: 1280, height: 900 }, colorScheme: "light" },
 	"on a wide screen, dark": { viewport: { width: 1280, height: 900 }, colorScheme: "dark" },
-	"on a phone, light": { viewport: { width: 360, height: 740 }, colorScheme: "light", deviceScaleFactor: 2, hasTouch: true },
+	"on a phone, light": { viewport: { width: 360, height: 740 }, colorScheme: "light", deviceScaleFactor: 2, hasTouch: true, reducedMotion: "reduce" },
 	"on the smallest phone, dark": { viewport: { width: 320, height: 568 }, colorScheme: "dark", hasTouch: true },
 })) {
 	test(`it can be read ${name}`, async () => {

@@ -13,6 +13,7 @@ export async function startAlbumd(...flags) {
 	const child = spawn(`${build}/albumd`, ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--allow-delay",
 		"--log-format", "text", ...flags], { stdio: ["ignore", "pipe", "pipe"] });
 	const albumd = { child, log: "" };
+	process.on("exit", () => child.kill()); /* whatever happens */
 	child.stderr.on("data", (data) => (albumd.log += data));
 	for await (const line of createInterface({ input: child.stdout })) {
 		const [, which, address] = /(admin|listening) on http:\/\/(\S+)/.exec(line) ?? [];
