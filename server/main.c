@@ -33,6 +33,9 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2 };
 
+/* SIGHUP asks for the settings to be read again; but from a terminal it says, too, that the terminal is closed. */
+static const ctx_error TERMINAL_GONE = {ECANCELED, "the terminal is gone"};
+
 typedef struct app {
 	int argc;
 	char **argv;
@@ -47,7 +50,7 @@ typedef struct app {
 	admin admin;
 	http_server *admin_server; /* NULL: off */
 	char bound[128], admin_bound[128];
-	bool database_seen, served;
+	bool on_terminal, database_seen, served;
 	ctx *stop;   /* done at the first signal */
 	ctx *over;   /* done when the drain is over */
 	ctx *hangup; /* done at SIGHUP */
@@ -285,6 +288,10 @@ static void *watch_hangups(void *arg)
 			break;
 		ctx_end(a->hangup);
 		a->hangup = next;
+		if (a->on_terminal && !isatty(STDIN_FILENO)) {
+			ctx_cancel_cause(a->stop, &TERMINAL_GONE);
+			break;
+		}
 		reload(a);
 		reload_tls(a);
 	}
@@ -357,6 +364,7 @@ static int serve(app *a)
 	int status = start_threads(a, &started);
 	if (status == EXIT_OK) {
 		say_ready(a);
+		complain_in_log();
 		a->served = true;
 		if (http_serve(a->server, a->stop) < 0) {
 			complain("cannot serve: %s", strerror(errno));
@@ -403,6 +411,7 @@ static int check_config(app *a)
 static int run(app *a)
 {
 	raise_file_limit();
+	a->on_terminal = isatty(STDIN_FILENO);
 	signal(SIGPIPE, SIG_IGN);
 	if (!log_open((log_level)a->config.log_level, (log_format)a->config.log_format) ||
 	    !(a->metrics = a->access.metrics = metrics_new()) || !(a->live = a->access.live = live_new())) {

@@ -240,6 +240,9 @@ Test(startup, hangup_reads_the_file_again, .timeout = 60)
 	cr_assert(write_file(path, "allow-all = perhaps\n"));
 	process_signal(s->albumd->process, SIGHUP);
 	cr_expect(process_wait_for(s->albumd->process, "left as they are", 10000));
+	cr_expect(process_wait_for(s->albumd->process, "line 1: allow-all = perhaps: should be on or off\"}",
+	                           10000),
+	          "and why, in a line of the log");
 	cr_expect(eq(int, client_get(s->port, "/albums?limit=all", NULL, 5000), 200));
 	cr_assert(write_file(path, "log-level = error\n"));
 	process_signal(s->albumd->process, SIGHUP);
@@ -285,8 +288,13 @@ static void expect_complaint(const char *url, const char *complaint, int answer)
 	free(retry);
 	reply_free(&r);
 	cr_expect(eq(int, client_get(a->admin_port, "/livez", NULL, 5000), 200));
-	if (answer == 503)
-		cr_expect(eq(int, client_get(a->admin_port, "/readyz", NULL, 5000), 503));
+	cr_expect(eq(int, client_get(a->admin_port, "/readyz", &r, 5000), 503));
+	cr_expect_not_null(strstr(r.body, complaint), "%s", r.body);
+	cr_expect_null(strstr(r.body, "s3cret"));
+	reply_free(&r);
+	char *output = process_output(a->process);
+	cr_expect_null(strstr(output, "s3cret"), "a password in the log: %s", output);
+	free(output);
 	cr_expect(eq(int, albumd_stop(a), 0));
 }
 
@@ -294,7 +302,8 @@ Test(startup, database_that_is_not_there, .timeout = 60)
 {
 	char url[96];
 
-	snprintf(url, sizeof url, "postgresql://127.0.0.1:%d/albums", support_free_port());
+	snprintf(url, sizeof url, "postgresql://me:s3cret@127.0.0.1:%d/albums?password=s3cret",
+	         support_free_port());
 	expect_complaint(url, "no database listens there: start PostgreSQL", 503);
 }
 
