@@ -31,9 +31,9 @@ static void budget_init(budget *b, int most, unsigned per_second, uint64_t now)
 	*b = (budget){.left = most * 1000LL, .most = most * 1000LL, .per_second = per_second, .at_ms = now};
 }
 
-static void budget_earn(budget *b, int64_t thousandths)
+static void budget_earn(budget *b, int64_t count)
 {
-	b->left += thousandths;
+	b->left += count * 1000;
 	if (b->left > b->most)
 		b->left = b->most;
 }
@@ -41,8 +41,9 @@ static void budget_earn(budget *b, int64_t thousandths)
 static void spend(h2 *h, budget *b)
 {
 	uint64_t now = h2_now(h);
-	budget_earn(b, (int64_t)(now - b->at_ms) * b->per_second);
+	b->left += (int64_t)(now - b->at_ms) * b->per_second;
 	b->at_ms = now;
+	budget_earn(b, 0);
 	b->left -= 1000;
 	if (b->left < 0)
 		h2_terminate(h, NGHTTP2_ENHANCE_YOUR_CALM);
@@ -72,7 +73,7 @@ void h2_limit_data(h2 *h, const nghttp2_frame *frame)
 
 void h2_limit_progress(h2 *h)
 {
-	budget_earn(&h->overheads, PROGRESS_WORTH * 1000);
+	budget_earn(&h->overheads, PROGRESS_WORTH);
 }
 
 void h2_limit_end(h2 *h, bool finished)
@@ -81,8 +82,8 @@ void h2_limit_end(h2 *h, bool finished)
 		spend(h, &h->resets);
 		return;
 	}
-	budget_earn(&h->resets, 1000);
-	budget_earn(&h->overheads, PROGRESS_WORTH * 1000);
+	budget_earn(&h->resets, 1);
+	budget_earn(&h->overheads, PROGRESS_WORTH);
 }
 
 /* ---- Times ------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  *
  *	h2.c         a connection: its socket, its turns, its end
  *	h2_stream.c  a stream: the request it carries, and the answer
+ *	h2_answer.c  what its handler answers
  *	h2_limits.c  what a client may cost us, in time and for nothing
  */
 #ifndef TETHER_HTTP_H2_PRIV_H
@@ -87,14 +88,25 @@ void h2_terminate(h2 *h, uint32_t reason);
 /* The client has answered the PING sent with the first GOAWAY. */
 void h2_pong(h2 *h);
 
+/* ---- h2_answer.c ------------------------------------------------------------------------------------- */
+
+void h2_answer(http_request *request); /* a transport's answer and wake */
+void h2_wake(http_request *request);
+
+nghttp2_nv h2_pair(const char *name, const char *value); /* borrows both */
+
 /* ---- h2_stream.c ------------------------------------------------------------------------------------- */
 
+/* NULL: it is over for us. */
+h2_stream *h2_stream_of(nghttp2_session *session, int32_t id);
 /* Answers with a problem, whatever of the request has come. */
 void h2_stream_refuse(h2_stream *s, int status);
 /* Its body does not come. */
 void h2_stream_late(h2_stream *s);
 /* RST_STREAM for no fault of the client's. */
 void h2_stream_reset(h2_stream *s, uint32_t reason);
+
+extern const transport h2_transport;
 
 void h2_stream_callbacks(nghttp2_session_callbacks *callbacks);
 

@@ -15,21 +15,19 @@
  */
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 #include "h2_priv.h"
 
 enum {
 	HANDLERS_MAX = 2 * STREAMS_MAX,
 	FIELDS_MAX = 100,
-	TARGET_MAX = 8000, /* RFC 9110, 4.1 */
-	HEAD_ABUSE = 4,  /* times the limit, past which it is no mistake: HPACK can make much of few bytes */
-	BODIES_MAX = 8,  /* times the limit of one body, for all streams of a connection */
-	FIELD_COST = 32, /* RFC 9113, 6.5.2 */
-	TINY_WINDOW = 256, /* bytes: what the client lets us send at once if it wants to keep us busy */
+	TARGET_MAX = 8000,            /* RFC 9110, 4.1 */
+	HEAD_ABUSE = 4 * H2_HEAD_MAX, /* past it it is no mistake: HPACK can make much of few bytes */
+	BODIES_MAX = 8,               /* times the limit of one body, for all streams of a connection */
+	FIELD_COST = 32,              /* RFC 9113, 6.5.2 */
 };
 
-static h2_stream *stream_of(nghttp2_session *session, int32_t id)
+h2_stream *h2_stream_of(nghttp2_session *session, int32_t id)
 {
 	h2_stream *s = nghttp2_session_get_stream_user_data(session, id);
 	if (s && s->request->magic != REQUEST_MAGIC)
@@ -44,165 +42,6 @@ void h2_stream_reset(h2_stream *s, uint32_t reason)
 	s->h2->dead |= nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, reason) != 0;
 	h2_touch(s->h2);
 }
-
-/* ---- Answering --------------------------------------------------------------------------------------- */
-
-static ssize_t pull_whole(http_response *response, uint8_t *data, size_t size)
-{
-	size_t left = response->body_size - response->pulled;
-	if (size > left)
-		size = left;
-	memcpy(data, response->body + response->pulled, size);
-	response->pulled += size;
-	return (ssize_t)size;
-}
-
-static bool is_pulled(const http_response *response)
-{
-	bool complete = !response->streaming || (response->ended && !response->failed);
-	return complete && response->pulled == response->body_size;
-}
-
-/* nghttp2 asks for what goes into a DATA frame, as much as the windows allow. */
-static ssize_t pull(nghttp2_session *session, int32_t id, uint8_t *data, size_t size, uint32_t *flags,
-                    nghttp2_data_source *source, void *arg)
-{
-	h2_stream *s = stream_of(session, id);
-	(void)source, (void)arg;
-	if (!s)
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-	http_response *response = &s->request->response;
-	ssize_t pulled = response->streaming ? response_pull(response, (char *)data, size)
-	                                     : pull_whole(response, data, size);
-	if (pulled == PULL_FAILED) {
-		s->ours = true;
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* RST_STREAM with INTERNAL_ERROR */
-	}
-	if (is_pulled(response))
-		*flags |= NGHTTP2_DATA_FLAG_EOF;
-	else if (pulled == PULL_LATER)
-		return NGHTTP2_ERR_DEFERRED;
-	s->since_ms = h2_now(s->h2);
-	if (size > TINY_WINDOW || is_pulled(response))
-		h2_limit_progress(s->h2);
-	return pulled == PULL_END ? 0 : pulled;
-}
-
-static nghttp2_nv pair(const char *name, const char *value)
-{
-	return (nghttp2_nv){
-		.name = (uint8_t *)(uintptr_t)name,
-		.value = (uint8_t *)(uintptr_t)value,
-		.namelen = strlen(name),
-		.valuelen = strlen(value),
-	};
-}
-
-/* Field names are in lower case here. NULL: out of memory. */
-static const char *lower(arena *a, const char *name)
-{
-	char *copy = arena_copy(a, name, strlen(name));
-	for (char *c = copy; c && *c; c++)
-		if (*c >= 'A' && *c <= 'Z')
-			*c = (char)(*c + 'a' - 'A');
-	return copy;
-}
-
-static bool may_have_body(const http_response *response)
-{
-	return response->status != 204 && response->status != 304;
-}
-
-/* The head's fields, in the request's arena. NULL: out of memory. */
-static nghttp2_nv *make_fields(http_request *request, size_t *count)
-{
-	enum { OWN_FIELDS = 3, STATUS_SIZE = 16, DATE_SIZE = 40, LENGTH_SIZE = 24 };
-	const http_response *response = &request->response;
-	arena *a = &request->arena;
-	size_t most = OWN_FIELDS;
-	for (const http_pair *field = response->fields; field; field = field->next)
-		most++;
-	nghttp2_nv *fields = arena_alloc(a, most * sizeof(*fields));
-	char *own = arena_alloc(a, STATUS_SIZE + DATE_SIZE + LENGTH_SIZE);
-	if (!fields || !own)
-		return NULL;
-	char *status = own, *date = own + STATUS_SIZE, *length = date + DATE_SIZE;
-	struct tm tm;
-	time_t now = time(NULL);
-	snprintf(status, STATUS_SIZE, "%d", response->status);
-	strftime(date, DATE_SIZE, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
-	snprintf(length, LENGTH_SIZE, "%zu", response->body_size);
-	nghttp2_nv *next = fields;
-	*next++ = pair(":status", status);
-	*next++ = pair("date", date);
-	if (!response->streaming && may_have_body(response))
-		*next++ = pair("content-length", length);
-	for (const http_pair *field = response->fields; field; field = field->next) {
-		const char *name = lower(a, field->name);
-		if (!name)
-			return NULL;
-		*next++ = pair(name, field->value);
-	}
-	*count = (size_t)(next - fields);
-	return fields;
-}
-
-static bool submit(h2_stream *s)
-{
-	http_request *request = s->request;
-	const http_response *response = &request->response;
-	size_t count = 0;
-	const nghttp2_nv *fields = make_fields(request, &count);
-	bool body = strcmp(request->method, "HEAD") != 0 && may_have_body(response) &&
-	            (response->streaming || response->body_size > 0);
-	nghttp2_data_provider provider = {.read_callback = pull};
-	return fields &&
-	       nghttp2_submit_response(s->h2->session, s->id, fields, count, body ? &provider : NULL) == 0;
-}
-
-/* From the handler's fiber, or from within one of nghttp2's callbacks. */
-static void answer(http_request *request)
-{
-	h2_stream *s = request->stream;
-	s->answered = true;
-	s->since_ms = h2_now(s->h2);
-	if (!submit(s))
-		h2_stream_reset(s, NGHTTP2_INTERNAL_ERROR);
-	h2_touch(s->h2);
-}
-
-/* Once, and only to a client that waits for it. */
-static void say_continue(h2_stream *s)
-{
-	nghttp2_nv go_on = pair(":status", "100");
-	if (s->continued || !s->receiving || !http_header(s->request, "expect"))
-		return;
-	s->continued = true;
-	s->h2->dead |=
-		nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1, NULL) < 0;
-}
-
-static void wake(http_request *request)
-{
-	h2_stream *s = request->stream;
-	nghttp2_session_resume_data(s->h2->session, s->id);
-	h2_touch(s->h2);
-}
-
-/* The client is told to go on when the handler first waits, and may send as much more as the handler has taken. */
-static void take_body(http_request *request, size_t size)
-{
-	h2_stream *s = request->stream;
-	nghttp2_session *session = s->h2->session;
-	s->since_ms = h2_now(s->h2);
-	if (size > 0)
-		s->h2->dead |= nghttp2_session_consume_stream(session, s->id, size) != 0;
-	else
-		say_continue(s);
-	h2_touch(s->h2);
-}
-
-static const transport h2_transport = {.answer = answer, .wake = wake, .take_body = take_body};
 
 void h2_stream_refuse(h2_stream *s, int status)
 {
@@ -302,7 +141,7 @@ static void finish(h2_stream *s)
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t reason, void *arg)
 {
 	h2 *h = arg;
-	h2_stream *s = stream_of(session, id);
+	h2_stream *s = h2_stream_of(session, id);
 	(void)reason;
 	h2_touch(h);
 	if (!s)
@@ -364,11 +203,11 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
                      size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags, void *arg)
 {
 	h2 *h = arg;
-	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	h2_stream *s = h2_stream_of(session, frame->hd.stream_id);
 	(void)flags;
 	h->head_fields++;
 	h->head_size += name_size + value_size + FIELD_COST;
-	if (h->head_size > HEAD_ABUSE * H2_HEAD_MAX) {
+	if (h->head_size > HEAD_ABUSE) {
 		h2_terminate(h, NGHTTP2_ENHANCE_YOUR_CALM);
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	}
@@ -425,6 +264,32 @@ static bool join_cookies(http_request *request)
 
 /* ---- The body ---------------------------------------------------------------------------------------- */
 
+/* Once, and only to a client that waits for it. */
+static void say_continue(h2_stream *s)
+{
+	nghttp2_nv go_on = h2_pair(":status", "100");
+	if (s->continued || !s->receiving || !http_header(s->request, "expect"))
+		return;
+	s->continued = true;
+	s->h2->dead |=
+		nghttp2_submit_headers(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NULL, &go_on, 1, NULL) < 0;
+}
+
+/* The client is told to go on when the handler first waits, and may send as much more as the handler has taken. */
+static void take_body(http_request *request, size_t size)
+{
+	h2_stream *s = request->stream;
+	nghttp2_session *session = s->h2->session;
+	s->since_ms = h2_now(s->h2);
+	if (size > 0)
+		s->h2->dead |= nghttp2_session_consume_stream(session, s->id, size) != 0;
+	else
+		say_continue(s);
+	h2_touch(s->h2);
+}
+
+const transport h2_transport = {.answer = h2_answer, .wake = h2_wake, .take_body = take_body};
+
 /* The client has said all it will. */
 static void request_ended(h2_stream *s)
 {
@@ -479,7 +344,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
                    void *arg)
 {
 	h2 *h = arg;
-	h2_stream *s = stream_of(session, id);
+	h2_stream *s = h2_stream_of(session, id);
 	(void)flags;
 	if (!s || s->answered || s->request->refused)
 		return nghttp2_session_consume_connection(session, size);
@@ -527,7 +392,7 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *fram
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
 	h2 *h = arg;
-	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	h2_stream *s = h2_stream_of(session, frame->hd.stream_id);
 	bool ended = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
 	switch (frame->hd.type) {
 	case NGHTTP2_SETTINGS:
@@ -558,14 +423,14 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *arg)
 {
 	(void)error;
-	if (!stream_of(session, frame->hd.stream_id))
+	if (!h2_stream_of(session, frame->hd.stream_id))
 		h2_limit_end(arg, false);
 	return 0;
 }
 
 static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
-	h2_stream *s = stream_of(session, frame->hd.stream_id);
+	h2_stream *s = h2_stream_of(session, frame->hd.stream_id);
 	bool carries = frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS;
 	h2 *h = arg;
 	if (frame->hd.type == NGHTTP2_RST_STREAM)

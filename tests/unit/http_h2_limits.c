@@ -174,14 +174,15 @@ Test(http_h2_limits, rapid_reset_in_one_write, .timeout = 60)
 {
 	enum { ROUNDS = 2000, SIZE = 21 + 13 };
 	static char bytes[ROUNDS * SIZE];
+	static const char round[] = "\0\0\xc\1\5\0\0\0\0\x82\x86\x44\5/wait\x41\1h" /* GET /wait */
+				    "\0\0\4\3\0\0\0\0\0\0\0\0\x8";                  /* RST_STREAM, CANCEL */
 	http_peer_server *server = http_peer_serve(&watched, routes);
 	h2_peer *p = h2_peer_connect(server);
 	cr_assert(h2_peer_ping(p));
 	for (uint32_t i = 0; i < ROUNDS; i++) {
 		uint32_t id = 2 * i + 1;
 		char *at = bytes + (size_t)i * SIZE;
-		memcpy(at, "\0\0\xc\1\5\0\0\0\0\x82\x86\x44\5/wait\x41\1h", 21);
-		memcpy(at + 21, "\0\0\4\3\0\0\0\0\0\0\0\0\x8", 13);
+		memcpy(at, round, SIZE);
 		at[7] = at[21 + 7] = (char)(id >> 8);
 		at[8] = at[21 + 8] = (char)id;
 	}
@@ -326,18 +327,17 @@ Test(http_h2_limits, header_bombs, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(&watched, routes);
 	h2_peer *p = h2_peer_connect(server);
+	/* GET /, of "h"; "x" is indexed, and has 4000 bytes. The second time the authority is not indexed. */
+	static const uint8_t first[] = {0x82, 0x86, 0x84, 0x41, 1, 'h', 0x40, 1, 'x', 0x7f, 0xa1, 0x1e};
+	static const uint8_t second[] = {0x82, 0x86, 0x84, 0x01, 1, 'h'};
 	uint8_t block[16384];
-	size_t size = 0;
-	memcpy(block, "\x82\x86\x84\x41\1h", 6);
-	size = 6;
-	memcpy(block + size, "\x40\1x\x7f\xa1\x1e", 6); /* indexed, "x", 4000 bytes */
-	size += 6;
-	memset(block + size, 'v', 4000);
-	size += 4000;
+	size_t size = sizeof(first) + 4000;
+	memset(block, 'v', size);
+	memcpy(block, first, sizeof(first));
 	cr_assert(eq(int, h2_peer_frame(p, H2_HEADERS, 5, 1, block, size), true));
 	cr_expect(eq(int, h2_peer_answer(p, 1)->status, 404));
-	memcpy(block, "\x82\x86\x84\x01\1h", 6);    /* the authority not indexed this time */
-	memset(block + 6, 0xbe, sizeof(block) - 6); /* the newest entry */
+	memset(block, 0xbe, sizeof(block)); /* the newest entry, again and again */
+	memcpy(block, second, sizeof(second));
 	long before = resident_kib();
 	int64_t began = now_ms();
 	h2_peer_frame(p, H2_HEADERS, 5, 3, block, sizeof(block));
