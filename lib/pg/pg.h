@@ -368,6 +368,27 @@ pg_conn *pg_conn_acquire(ctx *c, pg_pool *pool);
 const pg_error *pg_conn_error(const pg_conn *session);
 void pg_conn_release(pg_conn *session);
 
+/*
+ * LISTEN and UNLISTEN on a pinned connection. channel is quoted for you, 63 bytes at most, and so is case-sensitive. What
+ * the session listens to ends with its release. true, or false with *error (may be NULL): USAGE for a name, and behind a
+ * pooler, where notifications would get lost. They wait.
+ */
+bool pg_listen(ctx *c, pg_conn *session, const char *channel, pg_error *error);
+bool pg_unlisten(ctx *c, pg_conn *session, const char *channel, pg_error *error);
+
+typedef struct pg_notification {
+	const char *channel, *payload; /* "" where there is none */
+	int backend;                   /* process id of the session that sent it */
+} pg_notification;
+
+/*
+ * Waits for the next notification, in the order they were sent; those that came while nobody waited come first. true, and
+ * *notification is lent until the next call or the release. false with *error (may be NULL): when c ends the session
+ * listens on and nothing is lost. When the connection breaks it is over, which is told (CONNECTION): what is sent from
+ * then on is missed, so take a new session, listen, and look for what happened meanwhile.
+ */
+bool pg_notification_next(ctx *c, pg_conn *session, pg_notification *notification, pg_error *error);
+
 typedef enum pg_isolation {
 	PG_ISOLATION_DEFAULT,
 	PG_READ_COMMITTED,
@@ -384,11 +405,19 @@ typedef struct pg_tx_options {
 /*
  * Begins a transaction, which lives under c from BEGIN to its end: when c is done the transaction is rolled
  * back at that moment, its connection kept, and every later call reports c's error (Go's BeginTx). A statement
- * whose own context ends does the same to it. Savepoints are statements like others (pg_exec). Never NULL: see
- * pg_tx_error; options may be NULL. Retains c.
+ * whose own context ends does the same to it. Never NULL: see pg_tx_error; options may be NULL. Retains c.
  */
 pg_tx *pg_begin(ctx *c, pg_pool *pool, const pg_tx_options *options);
 const pg_error *pg_tx_error(const pg_tx *tx);
+
+/*
+ * Savepoints, under the transaction's context: set one; undo all since, which also mends a transaction that a statement
+ * has failed; forget one and keep what was done since. name is quoted for you, 63 bytes at most; one may be set within
+ * another. true, or false with *error (may be NULL): USAGE for a name, SERVER (3B001) for one that was not set. They wait.
+ */
+bool pg_savepoint(pg_tx *tx, const char *name, pg_error *error);
+bool pg_rollback_to(pg_tx *tx, const char *name, pg_error *error);
+bool pg_release(pg_tx *tx, const char *name, pg_error *error);
 
 /*
  * Commits: true only if PostgreSQL confirmed it. false: see pg_tx_error; PG_ERROR_UNKNOWN, with a cause if the

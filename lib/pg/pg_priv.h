@@ -123,6 +123,7 @@ struct conn {
 	bool direct;     /* no pooler in between: the session and its settings are ours alone */
 	bool prepares;   /* statements get names */
 	bool unsent;     /* a part of a message has not been written yet */
+	bool listening;  /* or was: UNLISTEN is due before it is lent again */
 	copy_state copy;
 	size_t unflushed; /* of COPY data, since it was last written */
 	bool doomed;      /* in a state that nothing but a close gets it out of */
@@ -210,6 +211,10 @@ bool conn_drain_arrived(conn *cn);
 
 /* Runs one SQL command that has no parameters; as conn_collect. */
 bool conn_command(ctx *c, conn *cn, const char *sql, pg_error *error, char *tag);
+
+/* Waits for a notification, for PQfreemem. */
+answer conn_notification(ctx *c, conn *cn, PGnotify **notification);
+void conn_drop_notifications(conn *cn);
 
 /* *error for an answer that is none. */
 void answer_error(answer a, ctx *c, conn *cn, pg_error *error);
@@ -462,6 +467,7 @@ struct pg_conn {
 	ctx *ctx;     /* a transaction's, retained by it; NULL: each statement has its own only */
 	lease lease;
 	stream *stream;      /* that is open now */
+	PGnotify *heard;     /* the last notification, lent to the listener */
 	wait_event returned; /* pinned: it came back, or is lost */
 	bool lost;           /* under the mutex, until `returned` is taken */
 	pg_error error;      /* why no more statements can be run; kind 0: they can */
@@ -471,6 +477,13 @@ bool session_is_over(pg_conn *session); /* true, with session->error; the end of
 conn *session_enter(ctx *c, pg_conn *session, pg_error *error);
 void session_leave(pg_conn *session, ctx *c,
                    pg_error *error); /* error: the statement's, which may end the session */
+
+/*
+ * Runs "VERB "name"", name being one that PostgreSQL neither cuts nor folds. may: NULL, or says with *error whether the
+ * connection is fit for it. Waits.
+ */
+bool session_command(ctx *c, pg_conn *session, const char *verb, const char *name,
+                     bool (*may)(const conn *cn, pg_error *error), pg_error *error);
 
 /* On the keeper: after_connect, for a connection that is CONNECTING. false with *error: not to be used. Waits. */
 bool session_introduce(ctx *c, conn *cn, pg_error *error);

@@ -110,14 +110,6 @@ void pool_forget_locked(conn *cn)
 		wait_event_set(&pool->all_closed);
 }
 
-/* What nobody asked for (LISTEN on a connection that was only borrowed) must not pile up. */
-static void drop_notifications(conn *cn)
-{
-	PGnotify *notification;
-	while ((notification = PQnotifies(cn->pg)))
-		PQfreemem(notification);
-}
-
 bool conn_return_locked(conn *cn, ctx *c)
 {
 	PGTransactionStatusType status = PQtransactionStatus(cn->pg);
@@ -129,12 +121,12 @@ bool conn_return_locked(conn *cn, ctx *c)
 		return false;
 	}
 	if (!in_flight)
-		drop_notifications(cn);
+		conn_drop_notifications(cn); /* what nobody waits for must not pile up */
 	if (cn->doomed || cn->lost || status == PQTRANS_UNKNOWN) {
 		if (cn->session)
 			session_returned(cn->session, NULL);
 		pool_retire_locked(cn);
-	} else if (status == PQTRANS_IDLE) {
+	} else if (status == PQTRANS_IDLE && !cn->listening) {
 		pool_give_locked(cn);
 	} else {
 		ended = in_flight && ctx_err(c);

@@ -167,6 +167,30 @@ bool conn_drain_arrived(conn *cn)
 	return false;
 }
 
+/* ---- Notifications ---------------------------------------------------------------------------------- */
+
+answer conn_notification(ctx *c, conn *cn, PGnotify **notification)
+{
+	bool moved = true;
+	while (!(*notification = PQnotifies(cn->pg))) {
+		if (conn_is_broken(cn))
+			return ANSWER_END;
+		if (!moved)
+			return why_not_moved(c);
+		moved = move(c, cn);
+	}
+	return ANSWER_RESULT;
+}
+
+void conn_drop_notifications(conn *cn)
+{
+	PGnotify *notification;
+	while ((notification = PQnotifies(cn->pg)))
+		PQfreemem(notification);
+}
+
+/* ---- Errors and commands ------------------------------------------------------------------------------ */
+
 void answer_error(answer a, ctx *c, conn *cn, pg_error *error)
 {
 	if (a == ANSWER_CTX_DONE)

@@ -64,7 +64,7 @@ static void note_affected(pg_rows *rows, PGresult *result)
 }
 
 /* Takes a result over. true: it brought rows that the caller is to have. */
-static bool digest(pg_rows *rows, PGresult *result)
+static bool digest(pg_rows *rows, conn *cn, PGresult *result)
 {
 	note_affected(rows, result);
 	bool keeps = rows->mode == ROWS_STREAM || (rows->mode == ROWS_FIRST && !rows->result);
@@ -83,6 +83,8 @@ static bool digest(pg_rows *rows, PGresult *result)
 		keep_result(rows, result);
 		return false;
 	case PGRES_COMMAND_OK:
+		cn->listening |= strcmp(PQcmdStatus(result), "LISTEN") == 0;
+		break;
 	case PGRES_EMPTY_QUERY:
 		break;
 	case PGRES_COPY_IN:
@@ -107,7 +109,7 @@ static bool fetch(pg_rows *rows, ctx *c, conn *cn)
 	PGresult *result;
 	answer a;
 	while ((a = conn_answer(c, cn, &result)) == ANSWER_RESULT) {
-		if (digest(rows, result))
+		if (digest(rows, cn, result))
 			return true;
 	}
 	rows->ended = true;

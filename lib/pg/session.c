@@ -5,7 +5,9 @@
  * rolled back there. A pinned session gets its connection back once it has settled, with its locks and
  * temporary tables; the next statement waits for that.
  */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "pg_priv.h"
 
@@ -98,6 +100,48 @@ void session_leave(pg_conn *session, ctx *c, pg_error *error)
 	error->settling = lease_end(l, c);
 }
 
+/* "VERB "name"" into sql, where the name is of use as it is: PostgreSQL cuts longer ones. */
+static bool write_command(char *sql, const char *verb, const char *name)
+{
+	enum { LONGEST = 63 };
+	size_t length = strlen(name);
+	if (length == 0 || length > LONGEST)
+		return false;
+	sql += sprintf(sql, "%s \"", verb);
+	for (; *name; name++) {
+		if (*name == '"')
+			*sql++ = '"';
+		*sql++ = *name;
+	}
+	memcpy(sql, "\"", 2);
+	return true;
+}
+
+bool session_command(ctx *c, pg_conn *session, const char *verb, const char *name,
+                     bool (*may)(const conn *cn, pg_error *error), pg_error *error)
+{
+	char sql[192];
+	error_clear(error);
+	conn *cn = session_enter(c, session, error);
+	if (!cn)
+		return false;
+	bool ok = !may || may(cn, error);
+	if (ok && !write_command(sql, verb, name)) {
+		error_set(error, PG_ERROR_USAGE, "a name must have 1 to 63 bytes");
+		ok = false;
+	}
+	if (!ok) {
+		session_leave(session, c, error);
+		return false;
+	}
+	tell_running(cn, c, sql);
+	cn->listening |= strcmp(verb, "LISTEN") == 0;
+	ok = conn_command(c, cn, sql, error, NULL);
+	session_leave(session, c, error);
+	tell_ended(session->lease.pool, c, 0, error->settling);
+	return ok;
+}
+
 /* ---- Pinned connections ----------------------------------------------------------------------------- */
 
 static pg_conn no_memory = {
@@ -158,6 +202,7 @@ void pg_conn_release(pg_conn *session)
 			cn->session = NULL; /* it settles still, and goes back to the pool then */
 		pool_unlock(pool);
 	}
+	PQfreemem(session->heard);
 	session->magic = 0;
 	free(session);
 }

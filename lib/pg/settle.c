@@ -85,11 +85,17 @@ static bool command_until_done(ctx *limit, conn *cn, const char *sql)
 }
 
 /* SETTLING. */
-static bool fence(ctx *limit, conn *cn, bool roll_back)
+static bool fence(ctx *limit, conn *cn, bool to_pool)
 {
-	if (roll_back && PQtransactionStatus(cn->pg) != PQTRANS_IDLE &&
+	if (to_pool && PQtransactionStatus(cn->pg) != PQTRANS_IDLE &&
 	    !command_until_done(limit, cn, "ROLLBACK"))
 		return false;
+	if (to_pool && cn->listening) {
+		if (!command_until_done(limit, cn, "UNLISTEN *"))
+			return false;
+		cn->listening = false;
+		conn_drop_notifications(cn);
+	}
 	return command_until_done(limit, cn, "");
 }
 
@@ -103,12 +109,12 @@ static bool enter_settling(conn *cn)
 	return to_pool;
 }
 
-/* The connection goes where it belongs; false: back to the pool, but not with an open transaction. */
+/* The connection goes where it belongs; false: back to the pool, but not as it is. */
 static bool hand_over(conn *cn, bool clean)
 {
 	pg_pool *pool = cn->pool;
 	pool_lock(pool);
-	if (clean && !cn->session && PQtransactionStatus(cn->pg) != PQTRANS_IDLE) {
+	if (clean && !cn->session && (PQtransactionStatus(cn->pg) != PQTRANS_IDLE || cn->listening)) {
 		pool_unlock(pool);
 		return false;
 	}
@@ -149,12 +155,12 @@ static void settle_fiber(void *arg)
 	conn_unwatch(cn);
 	ctx *limit = ctx_with_timeout(ctx_background(), cn->pool->options.settle_timeout);
 	bool clean = limit && (cn->state == CONN_SETTLING || stop_query(limit, cn));
-	bool roll_back = clean && enter_settling(cn);
+	bool to_pool = clean && enter_settling(cn);
 	do {
-		clean = clean && fence(limit, cn, roll_back);
+		clean = clean && fence(limit, cn, to_pool);
 		if (clean)
 			cancel_help(cn);
-		roll_back = true; /* the session was given back meanwhile, in the midst of a transaction */
+		to_pool = true; /* the session was given back meanwhile, in the midst of a transaction */
 	} while (!hand_over(cn, clean));
 	ctx_end(limit);
 }

@@ -118,6 +118,30 @@ bool pg_commit(pg_tx *tx)
 	return tx->committed;
 }
 
+static bool savepoint(pg_tx *tx, const char *verb, const char *name, pg_error *error)
+{
+	pg_error unwanted;
+	if (tx->magic != TX_MAGIC)
+		pg_misuse("pg_savepoint", "not a transaction, or closed before");
+	ctx *c = tx->session.ctx ? tx->session.ctx : ctx_background();
+	return session_command(c, &tx->session, verb, name, NULL, error ? error : &unwanted);
+}
+
+bool pg_savepoint(pg_tx *tx, const char *name, pg_error *error)
+{
+	return savepoint(tx, "SAVEPOINT", name, error);
+}
+
+bool pg_rollback_to(pg_tx *tx, const char *name, pg_error *error)
+{
+	return savepoint(tx, "ROLLBACK TO", name, error);
+}
+
+bool pg_release(pg_tx *tx, const char *name, pg_error *error)
+{
+	return savepoint(tx, "RELEASE", name, error);
+}
+
 void pg_rollback(pg_tx *tx)
 {
 	if (!tx || tx == &no_memory)

@@ -55,12 +55,6 @@ static void drop_table(void)
 	must_exec(t, sql);
 }
 
-static void in_tx(pg_tx *tx, const char *sql)
-{
-	pg_rows_auto *r = pg_exec(ctx_background(), tx, sql, PG_NO_PARAMS);
-	cr_assert_null(pg_rows_error(r), "%s: %s", sql, pg_rows_error(r) ? pg_rows_error(r)->message : "");
-}
-
 static void insert_in_tx(pg_tx *tx, const char *id)
 {
 	pg_rows_auto *r = pg_exec(ctx_background(), tx, insert, PG_PARAMS(id));
@@ -107,42 +101,6 @@ TEST_BOTH_WAYS(pg_tx, rolls_back_and_keeps_the_connection)
 	cr_expect(eq(i64, ask_number(t, count), 0));
 	cr_expect(eq(i64, backend_of_pool(t), pid));
 	pg_rollback(NULL);
-	drop_table();
-}
-
-Test(pg_tx, begins_as_it_is_told)
-{
-	pg_tx_options options = {.isolation = PG_SERIALIZABLE, .read_only = true, .deferrable = true};
-	pg_tx *tx = pg_begin(ctx_background(), t->pool, &options);
-	pg_rows *r = pg_query_row(
-		ctx_background(), tx,
-		"SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
-		" current_setting('transaction_deferrable')",
-		PG_NO_PARAMS);
-	cr_assert_null(pg_rows_error(r));
-	cr_expect(eq(str, (char *)pg_rows_text(r, 0), "serializable"));
-	cr_expect(eq(str, (char *)pg_rows_text(r, 1), "on"));
-	cr_expect(eq(str, (char *)pg_rows_text(r, 2), "on"));
-	pg_rows_close(r);
-	pg_rollback(tx);
-}
-
-Test(pg_tx, savepoints_are_statements)
-{
-	make_table();
-	pg_tx *tx = pg_begin(ctx_background(), t->pool, NULL);
-	insert_in_tx(tx, "1");
-	in_tx(tx, "SAVEPOINT before");
-	insert_in_tx(tx, "2");
-	pg_rows *r = pg_exec(ctx_background(), tx, "SELECT 1 / 0", PG_NO_PARAMS);
-	EXPECT_KIND(pg_rows_error(r), "server");
-	pg_rows_close(r);
-	cr_expect_null(pg_tx_error(tx), "a failed statement is the statement's error");
-	in_tx(tx, "ROLLBACK TO before");
-	insert_in_tx(tx, "3");
-	cr_expect(pg_commit(tx));
-	pg_rollback(tx);
-	cr_expect(eq(i64, ask_number(t, count), 2));
 	drop_table();
 }
 

@@ -1,0 +1,286 @@
+/*
+ * LISTEN and NOTIFY: nothing that was sent is missed in silence, and nothing of it is left on a connection that goes
+ * back to the pool.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pg_stub.h"
+#include "pools.h"
+#include "support.h"
+
+static test_pool *t;
+static pg_conn *session;
+static char channel[48]; /* of the test's own, in the one database that all tests share; to be quoted */
+
+static void open_session(void)
+{
+	t = test_pool_open(1, NULL);
+	session = pg_conn_acquire(ctx_background(), t->pool);
+	snprintf(channel, sizeof(channel), "Job \"%d\"", (int)getpid());
+}
+
+static void close_session(void)
+{
+	pg_conn_release(session);
+	test_pool_close(t);
+}
+
+TestSuite(pg_listen, .init = open_session, .fini = close_session, .timeout = 60);
+
+static void listen_to(const char *name)
+{
+	pg_error error;
+	cr_assert(pg_listen(ctx_background(), session, name, &error), "%s", error.message);
+}
+
+static void notify_on(const char *name, const char *payload)
+{
+	char sql[160];
+	snprintf(sql, sizeof(sql), "SELECT pg_notify('%s', '%s')", name, payload);
+	free(activity_sql(t->watcher, sql));
+}
+
+static void notify(const char *payload)
+{
+	notify_on(channel, payload);
+}
+
+static void expect_next(const char *payload)
+{
+	pg_notification n;
+	pg_error error;
+	cr_assert(pg_notification_next(ctx_background(), session, &n, &error), "%s", error.message);
+	cr_expect(eq(str, (char *)n.channel, channel));
+	cr_expect(eq(str, (char *)n.payload, (char *)payload));
+	cr_expect(gt(int, n.backend, 0));
+}
+
+static void expect_failure(ctx *c, pg_error_kind kind)
+{
+	pg_notification n = {.channel = "untouched"};
+	pg_error error;
+	cr_expect_not(pg_notification_next(c, session, &n, &error));
+	cr_expect(eq(int, error.kind, kind), "%s: %s", pg_error_kind_name(error.kind), error.message);
+	cr_expect(eq(str, (char *)n.channel, "untouched"));
+}
+
+static int64_t ask(const char *sql)
+{
+	pg_rows_auto *r = pg_query_row(ctx_background(), session, sql, PG_NO_PARAMS);
+	int64_t n = -1;
+	pg_rows_int64(r, 0, &n);
+	return n;
+}
+
+static const char channels[] = "SELECT count(*) FROM pg_listening_channels()";
+
+/* ---- Hearing ------------------------------------------------------------------------------------------ */
+
+TEST_BOTH_WAYS(pg_listen, hears_what_is_sent_while_nobody_waits_in_its_order)
+{
+	listen_to(channel);
+	notify("one");
+	notify("two");
+	/* They may come in the midst of statements, too. */
+	cr_expect(eq(i64, ask("SELECT 7"), 7));
+	notify("");
+	cr_expect(eq(i64, ask("SELECT 8"), 8));
+	expect_next("one");
+	expect_next("two");
+	expect_next("");
+}
+
+static void *notify_late(void *arg)
+{
+	(void)arg;
+	/* The session is seen idle only because its listener waits without a statement. */
+	cr_expect(backends_become(t, "idle", "LISTEN%", 1));
+	notify("late");
+	return NULL;
+}
+
+TEST_BOTH_WAYS(pg_listen, waits_for_what_is_not_sent_yet)
+{
+	pthread_t notifier;
+	listen_to(channel);
+	pthread_create(&notifier, NULL, notify_late, NULL);
+	expect_next("late");
+	pthread_join(notifier, NULL);
+}
+
+Test(pg_listen, hears_itself)
+{
+	char sql[96];
+	listen_to(channel);
+	snprintf(sql, sizeof(sql), "SELECT pg_notify('%s', 'mine')", channel);
+	pg_rows_close(pg_exec(ctx_background(), session, sql, PG_NO_PARAMS));
+	pg_notification n;
+	cr_assert(pg_notification_next(ctx_background(), session, &n, NULL));
+	cr_expect(eq(i64, n.backend, backend_of(session)));
+}
+
+Test(pg_listen, hears_no_more_of_what_it_has_left)
+{
+	char other[] = "other";
+	listen_to(channel);
+	listen_to(other);
+	cr_expect(eq(i64, ask(channels), 2));
+	cr_expect(pg_unlisten(ctx_background(), session, other, NULL));
+	cr_expect(eq(i64, ask(channels), 1));
+	notify_on(other, "unheard");
+	notify("heard");
+	expect_next("heard");
+}
+
+/* ---- Contexts ----------------------------------------------------------------------------------------- */
+
+TEST_BOTH_WAYS(pg_listen, the_contexts_end_stops_the_waiting_and_not_the_listening)
+{
+	listen_to(channel);
+	for (int i = 0; i < 3; i++) {
+		ctx_auto *c = ctx_with_timeout(ctx_background(), 10 * CTX_MILLISECOND);
+		expect_failure(c, PG_ERROR_DEADLINE);
+		expect_failure(c, PG_ERROR_DEADLINE);
+	}
+	cr_expect_null(pg_conn_error(session));
+	notify("after all");
+	expect_next("after all");
+	cr_expect(eq(u64, stats_of(t).cancels, 0), "there was no query to cancel");
+}
+
+/* A statement is cancelled, and its connection settles: what is sent meanwhile is heard. */
+Test(pg_listen, a_cancelled_statement_costs_no_notification)
+{
+	listen_to(channel);
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 30 * CTX_MILLISECOND);
+	notify("before");
+	pg_rows_close(pg_exec(c, session, "SELECT pg_sleep(60)", PG_NO_PARAMS));
+	notify("after");
+	expect_next("before");
+	expect_next("after");
+	cr_expect(eq(i64, ask(channels), 1));
+}
+
+/* ---- The connection's end ------------------------------------------------------------------------------- */
+
+static void *terminate(void *arg)
+{
+	char sql[64];
+	snprintf(sql, sizeof(sql), "SELECT pg_terminate_backend(%d)::int", *(int *)arg);
+	cr_expect(backends_become(t, "idle", "LISTEN%", 1));
+	free(activity_sql(t->watcher, sql));
+	return NULL;
+}
+
+TEST_BOTH_WAYS(pg_listen, a_connection_that_breaks_is_told)
+{
+	pthread_t killer;
+	int pid = (int)backend_of(session);
+	listen_to(channel);
+	pthread_create(&killer, NULL, terminate, &pid);
+	expect_failure(ctx_background(), PG_ERROR_CONNECTION);
+	pthread_join(killer, NULL);
+	expect_failure(ctx_background(), PG_ERROR_CONNECTION);
+	cr_assert_not_null(pg_conn_error(session));
+	cr_expect(eq(int, pg_conn_error(session)->kind, PG_ERROR_CONNECTION));
+	cr_expect(eq(u64, stats_of(t).lost, 1));
+}
+
+/* ---- Release ------------------------------------------------------------------------------------------ */
+
+static void expect_clean_after_release(int64_t pid)
+{
+	pg_conn_release(session);
+	session = pg_conn_acquire(ctx_background(), t->pool);
+	cr_expect(eq(i64, backend_of(session), pid), "the connection is kept");
+	cr_expect(eq(i64, ask(channels), 0));
+	expect_failure(ctx_background(), PG_ERROR_USAGE);
+}
+
+TEST_BOTH_WAYS(pg_listen, a_release_ends_the_listening_and_keeps_the_connection)
+{
+	int64_t pid = backend_of(session);
+	listen_to(channel);
+	notify("never taken");
+	expect_clean_after_release(pid);
+}
+
+/* LISTEN as a statement like any other, a prepared one even; on the pool it would be left behind on whatever connection. */
+Test(pg_listen, a_listen_by_other_ways_is_ended_too)
+{
+	int64_t pid = backend_of(session);
+	pg_rows_close(pg_exec(ctx_background(), session, "LISTEN by_hand", PG_NO_PARAMS));
+	cr_expect(eq(i64, ask(channels), 1));
+	expect_clean_after_release(pid);
+	pg_conn_release(session);
+	must_exec(t, "LISTEN on_the_pool");
+	session = pg_conn_acquire(ctx_background(), t->pool);
+	cr_expect(eq(i64, backend_of(session), pid));
+	cr_expect(eq(i64, ask(channels), 0));
+}
+
+Test(pg_listen, a_release_in_the_midst_of_settling_or_of_a_transaction_ends_it_too)
+{
+	int64_t pid = backend_of(session);
+	listen_to(channel);
+	pg_rows_close(pg_exec(ctx_background(), session, "BEGIN", PG_NO_PARAMS));
+	expect_clean_after_release(pid);
+	listen_to(channel);
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 30 * CTX_MILLISECOND);
+	pg_rows_close(pg_exec(c, session, "SELECT pg_sleep(60)", PG_NO_PARAMS));
+	expect_clean_after_release(pid);
+}
+
+/* ---- What is refused ---------------------------------------------------------------------------------- */
+
+Test(pg_listen, refuses_names_that_postgresql_would_cut)
+{
+	char name[65];
+	pg_error error;
+	memset(name, 'n', 64);
+	name[64] = '\0';
+	cr_expect_not(pg_listen(ctx_background(), session, name, &error));
+	cr_expect(eq(int, error.kind, PG_ERROR_USAGE));
+	cr_expect_not(pg_listen(ctx_background(), session, "", &error));
+	cr_expect(eq(int, error.kind, PG_ERROR_USAGE));
+	name[63] = '\0';
+	cr_expect(pg_listen(ctx_background(), session, name, NULL));
+	memset(name, '"', 63);
+	cr_expect(pg_listen(ctx_background(), session, name, NULL));
+	cr_expect(eq(i64, ask(channels), 2));
+	cr_expect_null(pg_conn_error(session));
+}
+
+/* Who does not listen would wait for ever. */
+Test(pg_listen, refuses_to_wait_where_nobody_listens)
+{
+	expect_failure(ctx_background(), PG_ERROR_USAGE);
+	pg_rows *r = pg_query(ctx_background(), session, "SELECT generate_series(1, 100000)", PG_NO_PARAMS);
+	pg_error error;
+	cr_expect_not(pg_listen(ctx_background(), session, channel, &error));
+	cr_expect(eq(int, error.kind, PG_ERROR_USAGE), "rows are open");
+	pg_rows_close(r);
+	listen_to(channel);
+}
+
+/* In transaction pooling the notifications would go to whoever has the server's connection then. */
+Test(pg_listen, refuses_to_listen_through_a_pooler)
+{
+	pg_stub *stub = pg_stub_start(STUB_POOLER);
+	test_pool *pooled = test_pool_open(1, &(pg_pool_options){.conninfo = pg_stub_conninfo(stub)});
+	pg_conn *other = pg_conn_acquire(ctx_background(), pooled->pool);
+	pg_error error;
+	cr_expect_not(pg_listen(ctx_background(), other, channel, &error));
+	cr_expect(eq(int, error.kind, PG_ERROR_USAGE));
+	cr_expect_null(pg_conn_error(other));
+	pg_conn_release(other);
+	test_pool_close(pooled);
+	pg_stub_stop(stub);
+}
