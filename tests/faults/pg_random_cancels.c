@@ -15,6 +15,9 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <dirent.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -236,6 +239,16 @@ static int open_files(void)
 	return n;
 }
 
+/* What is allocated, where that can be asked. TLS keeps some 300 KiB for itself. */
+static long allocated(void)
+{
+#ifdef __GLIBC__
+	return (long)mallinfo2().uordblks;
+#else
+	return 0;
+#endif
+}
+
 static void *watch_size(void *arg)
 {
 	chaos *c = arg;
@@ -284,11 +297,13 @@ static void run_chaos(const char *server, const char *conninfo)
 	free(activity_sql(direct, "CREATE TABLE chaos (worker int, number int, note text)"));
 	free(activity_sql(direct, "CREATE TABLE told (worker int, number int, outcome text)"));
 	int files = open_files();
+	long bytes = allocated();
 	chaos c = {.cancels_wanted = wanted ? atoi(wanted) : CANCELS};
 	c.t = test_pool_open(POOL, &(pg_pool_options){.conninfo = conninfo});
 	run_workers(&c);
 	cr_expect(pool_at_rest(c.t));
 	pg_pool_stats stats = stats_of(c.t);
+	fprintf(stderr, "%d files, %ld bytes allocated before; ", files, bytes);
 	fprintf(stderr,
 	        "%d cancelled, %d innocent, %d commits, %d unknown; %llu connects, %llu lost, %llu settled: "
 	        "%llu kept, "
@@ -316,7 +331,10 @@ static void run_chaos(const char *server, const char *conninfo)
 	             0),
 	          "one that was not is not");
 	test_pool_close(c.t);
+	fprintf(stderr, "after it: %d files, %ld bytes\n", open_files(), allocated());
 	cr_expect(le(int, open_files(), files + WORKERS), "threads keep an eventfd each until they end");
+	cr_expect(allocated() - bytes < 1024 * 1024, "%ld bytes more are allocated than before",
+	          allocated() - bytes);
 	cr_expect(activity_becomes(direct, (activity_of){.state = "active", .query = "%pg_sleep%"}, 0, 5000));
 	activity_close(direct);
 }
