@@ -27,7 +27,7 @@ static char *option(const char *url, const char *keyword)
 {
 	PQconninfoOption *options = PQconninfoParse(url, NULL);
 	char *value = NULL;
-	for (PQconninfoOption *o = options; o && o->keyword; o++)
+	for (PQconninfoOption *o = options; !value && o && o->keyword; o++)
 		if (strcmp(o->keyword, keyword) == 0 && o->val)
 			value = strdup(o->val);
 	PQconninfoFree(options);
