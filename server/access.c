@@ -258,8 +258,11 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 	const char *id = http_request_id(request), *trace = http_request_trace(request);
 	copy(r->route, sizeof(r->route), route ? route : "");
 	copy(r->id, sizeof(r->id), id ? id : "");
-	/* Of "00-<trace>-<span>-01" the trace. */
-	copy(r->trace, sizeof(r->trace), trace ? trace + strlen("00-") : "");
+	/* Of "00-<trace>-<span>-01" the trace; people are told only of one that reaches further than albumd. */
+	bool told = trace && (log_format_now() == LOG_JSON || http_header(request, "traceparent"));
+	copy(r->trace, sizeof(r->trace), told ? trace + strlen("00-") : "");
+	/* How long it would have run for a client that left, nobody knows. */
+	r->slow = r->slow && why != REASON_CLIENT_DISCONNECT;
 	live_over(log->live, &r->live);
 
 	pthread_mutex_lock(&r->mutex);

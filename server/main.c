@@ -337,6 +337,20 @@ static void say_ready(const app *a)
 	fflush(stdout);
 }
 
+/* Who reaches the admin listener can read what runs, and cancel it. */
+static void warn_of_open_admin(const app *a)
+{
+	static const char *const near[] = {"127.", "[::1]", "unix"};
+	bool open = a->admin_server && !a->config.admin_token[0];
+	for (size_t i = 0; i < sizeof(near) / sizeof(*near); i++)
+		open = open && strncmp(a->admin_bound, near[i], strlen(near[i])) != 0;
+	if (open)
+		log_message(LOG_WARN,
+		            "other machines may reach the admin listener, which asks for no token "
+		            "(see --admin-token-file)",
+		            "address", a->admin_bound);
+}
+
 static int start_threads(app *a, int *started)
 {
 	void *(*const runs[])(void *) = {
@@ -365,6 +379,7 @@ static int serve(app *a)
 	if (status == EXIT_OK) {
 		say_ready(a);
 		complain_in_log();
+		warn_of_open_admin(a);
 		a->served = true;
 		if (http_serve(a->server, a->stop) < 0) {
 			complain("cannot serve: %s", strerror(errno));

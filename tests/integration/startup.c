@@ -370,6 +370,31 @@ Test(startup, database_that_is_wrong, .timeout = 120)
 	private_db_stop(db);
 }
 
+Test(startup, admin_listener_that_is_open_to_others_is_warned_of, .timeout = 60)
+{
+	static const struct {
+		const char *address;
+		bool warned;
+	} addresses[] = {{"127.0.0.1:0", false}, {"0.0.0.0:0", true}};
+
+	for (int i = 0; i < 2; i++) {
+		process *p = process_start(LIST(support_built("albumd"), "--listen", "127.0.0.1:0",
+		                                "--admin-listen", addresses[i].address, "--database-url",
+		                                support_database_url()),
+		                           NULL);
+		char *output;
+
+		cr_assert(process_wait_for(p, "albumd: listening on", 10000));
+		process_signal(p, SIGTERM);
+		cr_expect(eq(int, process_wait(p, 10000), 0));
+		output = process_output(p);
+		cr_expect((strstr(output, "--admin-token-file") != NULL) == addresses[i].warned, "%s",
+		          output);
+		free(output);
+		process_stop(p);
+	}
+}
+
 /* ---- albumd --healthcheck ------------------------------------------------------------------------------------- */
 
 static void expect_health(const char *address, int expected, const char *word)
