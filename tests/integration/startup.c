@@ -388,8 +388,9 @@ Test(startup, admin_listener_that_is_open_to_others_is_warned_of, .timeout = 60)
 		process_signal(p, SIGTERM);
 		cr_expect(eq(int, process_wait(p, 10000), 0));
 		output = process_output(p);
-		cr_expect((strstr(output, "--admin-token-file") != NULL) == addresses[i].warned, "%s",
-		          output);
+		bool warned = strstr(output, "--admin-token-file");
+
+		cr_expect(eq(int, warned, addresses[i].warned), "%s", output);
 		free(output);
 		process_stop(p);
 	}
