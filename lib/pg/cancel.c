@@ -146,7 +146,7 @@ static cancel_outcome send_on_link(ctx *limit, conn *cn)
  */
 static bool can_cancel(const conn *helper, const conn *cn)
 {
-	return helper->direct && cn->direct && strcmp(helper->server, cn->server) == 0;
+	return helper->direct && !helper->no_help && cn->direct && strcmp(helper->server, cn->server) == 0;
 }
 
 /* Takes from the queue what the helper can cancel and what still runs. Returns how many there are. */
@@ -187,7 +187,11 @@ static cancel_outcome cancel_backends(conn *helper, cancel_request *const batch[
 	conn_flush(helper);
 	if (conn_collect(c, helper, &error, NULL))
 		return CANCEL_SENT;
-	return error.kind == PG_ERROR_SERVER ? CANCEL_NOT_SENT : CANCEL_UNSURE;
+	if (error.kind != PG_ERROR_SERVER)
+		return CANCEL_UNSURE;
+	/* Refused (the session has another role by now, say), it would be so again. */
+	helper->no_help = strcmp(error.sqlstate, "57014") != 0;
+	return CANCEL_NOT_SENT;
 }
 
 /* Cancels all that wait and that the helper can cancel. The helper is the keeper's, and not watched. */
@@ -198,8 +202,6 @@ static void cancel_together(pg_pool *pool, conn *helper)
 	pool->batching = true;
 	while (!conn_is_broken(helper) && (n = gather(pool, helper, batch)) > 0) {
 		cancel_outcome outcome = cancel_backends(helper, batch, n);
-		/* Refused (the session may have another role by now), it would be so again. */
-		pool->links_only |= outcome == CANCEL_NOT_SENT;
 		for (size_t i = 0; i < n; i++)
 			finish(batch[i], outcome);
 		pool_lock(pool);
@@ -244,7 +246,7 @@ static void give_helper_back(conn *helper)
 void cancel_help(conn *cn)
 {
 	pg_pool *pool = cn->pool;
-	if (pool->cancels && !pool->batching && !pool->links_only)
+	if (pool->cancels && !pool->batching)
 		cancel_together(pool, cn);
 }
 
@@ -274,7 +276,7 @@ static conn *find_helper_to_be(const conn_list *list, const conn *cn)
 /* A batch is on its way, after which another may go, or a connection settles that will send one. */
 static bool help_is_coming(pg_pool *pool, const conn *cn)
 {
-	if (pool->links_only || !cn->direct)
+	if (!cn->direct)
 		return false;
 	pool_lock(pool);
 	bool coming = pool->batching || find_helper_to_be(&pool->lists[CONN_CANCELING], cn) ||
@@ -305,7 +307,7 @@ static void use_link(ctx *limit, pg_pool *pool, cancel_request *r)
 /* For who is first in the queue: takes a way that is open, or waits until something has changed. */
 static void take_a_way(ctx *limit, pg_pool *pool, cancel_request *r)
 {
-	conn *helper = pool->batching || pool->links_only ? NULL : borrow_helper(pool, r->cn);
+	conn *helper = pool->batching ? NULL : borrow_helper(pool, r->cn);
 	if (helper) {
 		cancel_together(pool, helper);
 		give_helper_back(helper);

@@ -137,6 +137,7 @@ struct conn {
 	} statements;
 
 	/* The keeper. */
+	bool no_help; /* the server has refused to cancel others for it */
 	ending ending;
 	uv_poll_t watch;
 	bool watch_made;
@@ -279,8 +280,7 @@ struct pg_pool {
 	/* The keeper. */
 	cancel_request *cancels; /* that wait to be sent */
 	size_t cancel_links;
-	bool batching;   /* some are being sent together */
-	bool links_only; /* pg_cancel_backend was refused */
+	bool batching; /* some are being sent together */
 	uv_timer_t retry, upkeep;
 	loop_exit keeper_exit;
 };

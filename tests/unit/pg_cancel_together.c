@@ -140,20 +140,40 @@ Test(pg_cancel_together, the_first_connection_that_has_settled_cancels_for_the_r
 	cr_expect(ge(u64, stats_of(t).cancel_batches, 1));
 }
 
-/* A superuser's query may not be cancelled by a session that has taken another role: then links must do. */
-Test(pg_cancel_together, a_connection_that_may_not_cancel_is_no_obstacle)
+/*
+ * A superuser's query may not be cancelled by a session that has taken another role. That session is asked once and
+ * not again; the others help on, and where there are none links must do.
+ */
+static void cancel_beside_restricted(int others)
 {
-	pg_conn *a = pg_conn_acquire(ctx_background(), t->pool),
-		*b = pg_conn_acquire(ctx_background(), t->pool);
-	pg_rows_close(pg_exec(ctx_background(), b, "SET ROLE pg_monitor", PG_NO_PARAMS));
+	pg_conn *asleep = pg_conn_acquire(ctx_background(), t->pool),
+		*restricted = pg_conn_acquire(ctx_background(), t->pool), *other[2];
+	for (int i = 0; i < others; i++)
+		other[i] = pg_conn_acquire(ctx_background(), t->pool);
+	for (int i = 0; i < others; i++)
+		pg_conn_release(other[i]);
+	pg_rows_close(pg_exec(ctx_background(), restricted, "SET ROLE pg_monitor", PG_NO_PARAMS));
 	ctx_auto *c = ctx_with_timeout(ctx_background(), 50 * CTX_MILLISECOND);
-	pg_conn_release(b);
-	pg_rows *r = pg_exec(c, a, "SELECT pg_sleep(60)", PG_NO_PARAMS);
+	pg_conn_release(restricted); /* used last, it is the first to be asked */
+	pg_rows *r = pg_exec(c, asleep, "SELECT pg_sleep(60)", PG_NO_PARAMS);
 	cr_expect(eq(str, (char *)kind_of(pg_rows_error(r)), "deadline"));
 	pg_rows_close(r);
 	cr_assert(settled_become(t, 1));
 	cr_expect(eq(int, t->kept, 1));
 	cr_expect(t->stop_ns < CTX_SECOND);
-	pg_conn_release(a);
-	cr_expect(eq(sz, stats_of(t).idle, 2));
+	pg_conn_release(asleep);
+	cr_expect(eq(sz, stats_of(t).idle, (size_t)(2 + others)));
+}
+
+Test(pg_cancel_together, a_connection_that_may_not_cancel_is_no_obstacle)
+{
+	cancel_beside_restricted(0);
+	cr_expect(eq(int, backends(t, NULL, "%pg_cancel_backend%"), 1));
+}
+
+Test(pg_cancel_together, a_connection_that_may_not_cancel_leaves_it_to_others)
+{
+	cancel_beside_restricted(2);
+	cr_expect(ge(u64, stats_of(t).cancel_batches, 2));
+	cr_expect(eq(int, backends(t, NULL, "%pg_cancel_backend%"), 2));
 }
