@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,6 +214,35 @@ Test(pg_failover, a_pool_for_reading_prefers_the_standby)
 	cr_expect(eq(i64, is_standby(writer), 0));
 	test_pool_close(reader);
 	test_pool_close(writer);
+	pair_stop(&p);
+}
+
+enum { READERS = 20 };
+
+/* Twenty that toss a coin each do not all get the same side. */
+Test(pg_failover, connections_spread_over_the_hosts)
+{
+	if (PQlibVersion() < 160000) {
+		fprintf(stderr, "skipped: libpq before 16 has no load_balance_hosts\n");
+		return;
+	}
+	char url[512];
+	pair p = pair_start();
+	both_hosts(url, sizeof(url), private_db_tcp_url(p.primary), private_db_tcp_url(p.standby),
+	           "?load_balance_hosts=random");
+	test_pool *t = test_pool_open(READERS, &(pg_pool_options){.conninfo = url});
+	pg_conn *each[READERS];
+	for (int i = 0; i < READERS; i++)
+		each[i] = pg_conn_acquire(ctx_background(), t->pool);
+	char sql[128];
+	snprintf(sql, sizeof(sql), "SELECT count(*) FROM pg_stat_activity WHERE application_name = '%s'",
+	         t->application);
+	int on_primary = number_from(private_db_url(p.primary), sql);
+	cr_expect(on_primary > 0 && on_primary < READERS, "%d of %d", on_primary, READERS);
+	cr_expect(eq(int, number_from(private_db_url(p.standby), sql), READERS - on_primary));
+	for (int i = 0; i < READERS; i++)
+		pg_conn_release(each[i]);
+	test_pool_close(t);
 	pair_stop(&p);
 }
 

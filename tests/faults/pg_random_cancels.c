@@ -290,7 +290,7 @@ static int number_from(activity *a, const char *sql)
 }
 
 /* `server`: where PostgreSQL itself is; `conninfo`: how the pool gets there. */
-static void run_chaos(const char *server, const char *conninfo)
+static void run_chaos(const char *server, const char *conninfo, pg_statements statements)
 {
 	const char *wanted = getenv("TETHER_CANCELS");
 	activity *direct = activity_open(server);
@@ -299,7 +299,7 @@ static void run_chaos(const char *server, const char *conninfo)
 	int files = open_files();
 	long bytes = allocated();
 	chaos c = {.cancels_wanted = wanted ? atoi(wanted) : CANCELS};
-	c.t = test_pool_open(POOL, &(pg_pool_options){.conninfo = conninfo});
+	c.t = test_pool_open(POOL, &(pg_pool_options){.conninfo = conninfo, .statements = statements});
 	run_workers(&c);
 	cr_expect(pool_at_rest(c.t));
 	pg_pool_stats stats = stats_of(c.t);
@@ -342,7 +342,7 @@ static void run_chaos(const char *server, const char *conninfo)
 Test(pg_random_cancels, direct, .timeout = 3600)
 {
 	private_db *db = private_db_start(NULL);
-	run_chaos(private_db_url(db), private_db_url(db));
+	run_chaos(private_db_url(db), private_db_url(db), PG_STATEMENTS_AUTO);
 	private_db_stop(db);
 }
 
@@ -351,7 +351,7 @@ Test(pg_random_cancels, over_tls, .timeout = 3600)
 	char conninfo[256];
 	private_db *db = private_db_start(&(private_db_options){.tcp = true, .tls = true});
 	snprintf(conninfo, sizeof(conninfo), "%s?sslmode=require", private_db_tcp_url(db));
-	run_chaos(private_db_url(db), conninfo);
+	run_chaos(private_db_url(db), conninfo, PG_STATEMENTS_AUTO);
 	private_db_stop(db);
 }
 
@@ -359,7 +359,20 @@ Test(pg_random_cancels, through_pgbouncer, .timeout = 3600)
 {
 	private_db *db = private_db_start(&(private_db_options){.tcp = true});
 	pgbouncer *bouncer = pgbouncer_start(private_db_tcp_url(db));
-	run_chaos(private_db_url(db), pgbouncer_url(bouncer));
+	run_chaos(private_db_url(db), pgbouncer_url(bouncer), PG_STATEMENTS_AUTO);
+	pgbouncer_stop(bouncer);
+	private_db_stop(db);
+}
+
+Test(pg_random_cancels, through_pgbouncer_with_prepared_statements, .timeout = 3600)
+{
+	if (!pgbouncer_knows_statements()) {
+		fprintf(stderr, "skipped: PgBouncer before 1.21 keeps no track of prepared statements\n");
+		return;
+	}
+	private_db *db = private_db_start(&(private_db_options){.tcp = true});
+	pgbouncer *bouncer = pgbouncer_start_with(private_db_tcp_url(db), "max_prepared_statements = 100\n");
+	run_chaos(private_db_url(db), pgbouncer_url(bouncer), PG_STATEMENTS_PREPARED);
 	pgbouncer_stop(bouncer);
 	private_db_stop(db);
 }
