@@ -200,7 +200,8 @@ void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats);
 /*
  * The $1, $2, … of a statement, as libpq's PQexecPrepared takes them. PG_PARAMS("a", NULL, id) makes text
  * parameters of C strings, NULL being SQL's NULL; lengths and formats (1: binary) are for binary ones. All is
- * borrowed for the call.
+ * borrowed for the call. Text ends at its NUL, and cannot hold one: that takes a bytea. A binary value is in network byte
+ * order, as PostgreSQL's own type would send it; arrays are easiest as text, "{1,2,3}".
  */
 typedef struct pg_params {
 	size_t count;
@@ -292,6 +293,15 @@ size_t pg_rows_length(const pg_rows *rows, int column);
 bool pg_rows_int64(pg_rows *rows, int column, int64_t *value);
 bool pg_rows_double(pg_rows *rows, int column, double *value);
 bool pg_rows_bool(pg_rows *rows, int column, bool *value);
+
+/*
+ * A timestamptz as microseconds since 1970-01-01 UTC, which is PostgreSQL's own resolution. A timestamp without time
+ * zone, which names no moment, is refused, as are infinity and a DateStyle other than ISO.
+ */
+bool pg_rows_time(pg_rows *rows, int column, int64_t *unix_microseconds);
+
+/* A bytea, decoded into buffer; refused where it has more than size bytes. pg_rows_length / 2 of them are always enough. */
+bool pg_rows_bytes(pg_rows *rows, int column, void *buffer, size_t size, size_t *length);
 
 /* ---- COPY ------------------------------------------------------------------------------------------- */
 

@@ -170,9 +170,25 @@ static bool is_outdated(const pg_rows *rows, const conn *cn, const statement *st
 	       (strcmp(rows->error.sqlstate, "26000") == 0 || strcmp(rows->error.sqlstate, "0A000") == 0);
 }
 
+/* What libpq would take for something else. */
+static bool are_sound(const pg_params *p)
+{
+	enum { MOST = 65535 };
+	bool sound = p->count <= MOST;
+	for (size_t i = 0; sound && p->lengths && i < p->count; i++)
+		sound = p->lengths[i] >= 0;
+	return sound;
+}
+
 static void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
 {
 	bool prepares = cn->prepares;
+	if (!are_sound(params)) {
+		rows->ended = true;
+		error_set(&rows->error, PG_ERROR_USAGE,
+		          "more than 65535 parameters, or one of a negative length");
+		return;
+	}
 	for (;;) {
 		statement *st = prepares ? statement_get(c, cn, sql, &rows->error) : NULL;
 		if (prepares && !st) {

@@ -1,10 +1,8 @@
 /*
- * Statements and their rows: parameters, values, modes, errors, and the memory of prepared statements.
+ * Statements and their rows: modes, errors, and the memory of prepared statements.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <locale.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,112 +38,6 @@ static void expect_error(pg_rows *rows, pg_error_kind kind, const char *sqlstate
 	cr_expect(eq(str, (char *)error->sqlstate, (char *)sqlstate));
 	cr_expect(ne(str, (char *)error->message, ""));
 	pg_rows_close(rows);
-}
-
-/* ---- Values ------------------------------------------------------------------------------------------- */
-
-TEST_BOTH_WAYS(pg_query, reads_values_as_text_and_as_types)
-{
-	pg_rows *r = row("SELECT 'Blue Train', 9223372036854775807, -2.5::float8, true, NULL", PG_NO_PARAMS);
-	int64_t integer = 0;
-	double number = 0;
-	bool truth = false;
-	cr_assert_null(pg_rows_error(r));
-	cr_expect(eq(int, pg_rows_columns(r), 5));
-	cr_expect(eq(str, (char *)pg_rows_text(r, 0), "Blue Train"));
-	cr_expect(eq(sz, pg_rows_length(r, 0), 10));
-	cr_expect(pg_rows_int64(r, 1, &integer));
-	cr_expect(eq(i64, integer, INT64_MAX));
-	cr_expect(pg_rows_double(r, 2, &number));
-	cr_expect(ieee_ulp_eq(dbl, number, -2.5, 1));
-	cr_expect(pg_rows_bool(r, 3, &truth));
-	cr_expect(truth);
-	cr_expect(pg_rows_is_null(r, 4));
-	cr_expect_null(pg_rows_text(r, 4));
-	cr_expect_not(pg_rows_int64(r, 4, &integer));
-	cr_expect(eq(i64, integer, INT64_MAX), "a NULL leaves the value alone");
-	cr_expect_null(pg_rows_error(r), "and is no error");
-	pg_rows_close(r);
-}
-
-static void expect_refused(const char *sql, int column)
-{
-	for (int type = 0; type < 3; type++) {
-		pg_rows *r = row(sql, PG_NO_PARAMS);
-		int64_t integer = 7;
-		double number = 7;
-		bool truth = true;
-		bool taken = type == 0   ? pg_rows_int64(r, column, &integer)
-		             : type == 1 ? pg_rows_double(r, column, &number)
-		                         : pg_rows_bool(r, column, &truth);
-		cr_expect_not(taken, "%s as type %d", sql, type);
-		cr_expect(integer == 7 && number == 7 && truth, "%s as type %d", sql, type);
-		expect_error(r, PG_ERROR_VALUE, "");
-	}
-}
-
-Test(pg_query, refuses_values_that_do_not_fit_the_type)
-{
-	expect_refused("SELECT 'abc'", 0);
-	expect_refused("SELECT ''", 0);
-	expect_refused("SELECT ' 1'", 0);
-	expect_refused("SELECT '1 '", 0);
-	expect_refused("SELECT '0x1F'", 0);
-	expect_refused("SELECT '+5x'", 0);
-	expect_refused("SELECT 1", 1);
-	expect_refused("SELECT 1", -1);
-}
-
-Test(pg_query, refuses_integers_beyond_64_bits_and_numbers_beyond_a_double)
-{
-	int64_t integer = 7;
-	double number = 7;
-	pg_rows *r = row("SELECT 9223372036854775808", PG_NO_PARAMS);
-	cr_expect_not(pg_rows_int64(r, 0, &integer));
-	expect_error(r, PG_ERROR_VALUE, "");
-	r = row("SELECT 1.5", PG_NO_PARAMS);
-	cr_expect_not(pg_rows_int64(r, 0, &integer));
-	cr_expect(eq(i64, integer, 7));
-	expect_error(r, PG_ERROR_VALUE, "");
-	r = row("SELECT 1e400::numeric", PG_NO_PARAMS);
-	cr_expect_not(pg_rows_double(r, 0, &number));
-	expect_error(r, PG_ERROR_VALUE, "");
-	r = row("SELECT '-Infinity'::float8, 'NaN'::float8", PG_NO_PARAMS);
-	cr_expect(pg_rows_double(r, 0, &number) && isinf(number));
-	cr_expect(pg_rows_double(r, 1, &number) && isnan(number));
-	pg_rows_close(r);
-}
-
-/* A program that has called setlocale may have a comma for a decimal point; PostgreSQL's text never has. */
-Test(pg_query, reads_numbers_alike_in_every_locale)
-{
-	static const char *const with_comma[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "pt_BR.UTF-8"};
-	for (size_t i = 0; i < sizeof(with_comma) / sizeof(with_comma[0]); i++)
-		if (setlocale(LC_ALL, with_comma[i]))
-			break;
-	double number = 0;
-	pg_rows_auto *r = row("SELECT 12.25", PG_NO_PARAMS);
-	cr_expect(pg_rows_double(r, 0, &number));
-	cr_expect(ieee_ulp_eq(dbl, number, 12.25, 1));
-}
-
-TEST_BOTH_WAYS(pg_query, sends_parameters_nulls_and_binary)
-{
-	const char *values[] = {"O'Neill; DROP TABLE album", NULL, "a\0b"};
-	pg_params params = {
-		.count = 3,
-		.values = values,
-		.lengths = (const int[]){0, 0, 3},
-		.formats = (const int[]){0, 0, 1},
-	};
-	pg_rows_auto *r = row("SELECT $1::text, $2::int IS NULL, length($3::bytea)", params);
-	bool is_null = false;
-	int64_t length = 0;
-	cr_assert_null(pg_rows_error(r));
-	cr_expect(eq(str, (char *)pg_rows_text(r, 0), (char *)values[0]));
-	cr_expect(pg_rows_bool(r, 1, &is_null) && is_null);
-	cr_expect(pg_rows_int64(r, 2, &length));
-	cr_expect(eq(i64, length, 3));
 }
 
 /* ---- Modes -------------------------------------------------------------------------------------------- */
@@ -340,19 +232,6 @@ Test(pg_query, refuses_copy_and_keeps_the_connection)
 	cr_expect(backends_become(t, "active", NULL, 0));
 	must_exec(t, "SELECT 1");
 	cr_expect(eq(u64, stats_of(t).connects, 1));
-}
-
-Test(pg_query, refuses_more_parameters_than_the_protocol_has)
-{
-	const char **values = calloc(70000, sizeof(*values));
-	pg_params params = {.count = 70000, .values = values};
-	expect_error(row("SELECT 1", params), PG_ERROR_USAGE, "");
-	params.count = SIZE_MAX / 2;
-	expect_error(row("SELECT 1", params), PG_ERROR_USAGE, "");
-	expect_error(row("SELECT $1::int", PG_NO_PARAMS), PG_ERROR_SERVER, "08P01");
-	must_exec(t, "SELECT 1");
-	cr_expect(eq(u64, stats_of(t).connects, 1));
-	free(values);
 }
 
 Test(pg_query, an_error_names_the_constraint)
