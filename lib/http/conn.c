@@ -19,7 +19,12 @@
 #include "http_priv.h"
 #include "socket.h"
 
-enum { TICK_MAX = 1000, TICK_MIN = 10 }; /* milliseconds */
+enum {
+	TICK_MAX = 1000, /* milliseconds */
+	TICK_MIN = 10,
+	TICK_DRAINING = 50,
+	GREETING_MS = 500, /* in a drain: for a client whose connection was accepted to say what it wants */
+};
 
 static const int64_t millisecond = CTX_MILLISECOND;
 
@@ -190,7 +195,13 @@ static uint64_t allowed_ms(const conn *c)
 	case CONN_RUNNING:
 		break;
 	}
-	return (uint64_t)(ns / millisecond);
+	uint64_t ms = (uint64_t)(ns / millisecond);
+	return c->phase == CONN_GREETING && c->worker->draining && ms > GREETING_MS ? GREETING_MS : ms;
+}
+
+bool conn_is_young(const conn *c)
+{
+	return uv_now(loop_uv(c->worker->loop)) - c->since_ms < GREETING_MS;
 }
 
 /* A client that has taken something since the last look gets its time anew. */
@@ -259,6 +270,20 @@ static void start_ticking(worker *w)
 	uint64_t length = tick_length(&w->server->options);
 	if (uv_is_active((uv_handle_t *)&w->ticks))
 		return;
+	if (w->draining && length > TICK_DRAINING)
+		length = TICK_DRAINING;
 	w->tick_due = ctx_now() + (int64_t)length * millisecond;
 	uv_timer_start(&w->ticks, tick, length, length);
+}
+
+void conns_drain(worker *w)
+{
+	conn *next;
+	uv_timer_stop(&w->ticks);
+	for (conn *c = w->conns; c; c = next) {
+		next = c->next;
+		c->protocol->drain(c);
+	}
+	if (w->conns)
+		start_ticking(w);
 }

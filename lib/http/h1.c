@@ -151,7 +151,8 @@ static bool queue(http_request *request)
 	bool whole = true;
 	for (const http_pair *field = response->fields; field && whole; field = field->next)
 		whole = MHD_add_response_header(made, field->name, field->value);
-	if (response->closes || request->conn->worker->draining)
+	if (response->closes ||
+	    atomic_load_explicit(&request->conn->worker->server->leaving, memory_order_relaxed))
 		whole = whole && MHD_add_response_header(made, "Connection", "close");
 	whole = whole && MHD_queue_response(request->mhd, (unsigned)response->status, made);
 	MHD_destroy_response(made);

@@ -1,6 +1,7 @@
 /*
  * What the files of this layer share, in the order in which a request meets them:
  *
+ *	systemd.c   sockets that a service manager hands over
  *	server.c    accepts, owns the workers and the drain          listen.c: addresses
  *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
@@ -58,14 +59,24 @@ typedef struct listener {
 	http_tls *tls;   /* retained; NULL: plain */
 } listener;
 
-/* As http_listen. */
-int address_listen(const char *address, listener *made, char *bound, size_t bound_size);
+/* As http_listen. shared: other processes may listen there too. */
+int address_listen(const char *address, bool shared, listener *made, char *bound, size_t bound_size);
 /* A non-blocking socket that connects there, to be closed; -1 with errno. Looks up names, which may block. */
 int address_connect(const char *address);
+void listener_divert(
+	const listener *l);       /* new connections to the process that shares the port, if there is one */
 void listener_close(listener *l); /* idempotent */
 
 /* "127.0.0.1:80", "[::1]:80", "unix" */
 void address_text(const struct sockaddr *address, char *text, size_t size);
+
+/* ---- systemd.c --------------------------------------------------------------------------------------- */
+
+/* The first socket of that name ("": any) not taken yet, to be closed; -1 with errno EADDRNOTAVAIL, ENOTSOCK. */
+int systemd_socket(const char *name);
+
+/* Tells the service manager, if there is one. */
+void systemd_notify(const char *state);
 
 /* ---- arena.c: memory that a request gives back all at once ------------------------------------------- */
 
@@ -387,6 +398,8 @@ conn *conn_ref(conn *c);
 void conn_unref(conn *c);
 
 void conn_enter(conn *c, enum conn_phase phase);
+bool conn_is_young(const conn *c); /* it was accepted a moment ago */
+void conns_drain(worker *w);       /* all of a worker's that is draining */
 
 /* Shuts the socket down, once: the protocol will notice and close it. */
 void conn_kick(conn *c);
@@ -536,6 +549,7 @@ struct http_server {
 	ctx *abort;           /* cancelled by http_server_abort */
 	pthread_mutex_t lock; /* guards state, and the workers' loops against stats while they come and go */
 	enum server_state state;
+	atomic_bool leaving; /* it drains, or soon will: connections do not outlive their answers */
 	atomic_size_t workers_accepting;
 	wait_event workers_idle;
 	atomic_size_t workers_busy; /* whose connections are not all closed, in a drain */

@@ -2,6 +2,7 @@
  * Addresses: from their text to a listening socket, and back.
  */
 #include <errno.h>
+#include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -12,13 +13,15 @@
 
 enum { BACKLOG = 4096 }; /* the kernel caps it at net.core.somaxconn */
 
-static int listen_on(const struct sockaddr *address, socklen_t size)
+static int listen_on(const struct sockaddr *address, socklen_t size, bool shared)
 {
 	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
 	int on = 1, off = 0;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (shared)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
 	if (address->sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
 	if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0)
@@ -52,7 +55,7 @@ static int listen_unix(const char *path)
 	}
 	memcpy(un.sun_path, path, size);
 	remove_stale(&un);
-	return listen_on((const struct sockaddr *)&un, sizeof(un));
+	return listen_on((const struct sockaddr *)&un, sizeof(un), false);
 }
 
 /* ---- host:port --------------------------------------------------------------------------------------- */
@@ -81,20 +84,20 @@ static bool split_address(const char *address, char *host, const char **port)
 	return true;
 }
 
-static int listen_all(const char *port)
+static int listen_all(const char *port, bool shared)
 {
 	unsigned long number = strtoul(port, NULL, 10);
 	/* One socket for both families, unless the machine has no IPv6. */
 	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)number)};
-	int fd = listen_on((const struct sockaddr *)&in6, sizeof(in6));
+	int fd = listen_on((const struct sockaddr *)&in6, sizeof(in6), shared);
 	if (fd >= 0 || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
 		return fd;
 	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
-	return listen_on((const struct sockaddr *)&in, sizeof(in));
+	return listen_on((const struct sockaddr *)&in, sizeof(in), shared);
 }
 
 /* The first of the host's addresses that works, IPv4 before IPv6 as Go has it. */
-static int listen_host(const char *host, const char *port)
+static int listen_host(const char *host, const char *port, bool shared)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
 	struct addrinfo *found;
@@ -106,15 +109,15 @@ static int listen_host(const char *host, const char *port)
 	int fd = -1;
 	for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
 		if (a->ai_family == AF_INET)
-			fd = listen_on(a->ai_addr, a->ai_addrlen);
+			fd = listen_on(a->ai_addr, a->ai_addrlen, shared);
 	for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
 		if (a->ai_family == AF_INET6)
-			fd = listen_on(a->ai_addr, a->ai_addrlen);
+			fd = listen_on(a->ai_addr, a->ai_addrlen, shared);
 	freeaddrinfo(found);
 	return fd;
 }
 
-static int listen_tcp(const char *address)
+static int listen_tcp(const char *address, bool shared)
 {
 	char *host = malloc(strlen(address) + 1);
 	if (!host)
@@ -124,7 +127,7 @@ static int listen_tcp(const char *address)
 	if (!split_address(address, host, &port))
 		errno = EINVAL;
 	else
-		fd = *host ? listen_host(host, port) : listen_all(port);
+		fd = *host ? listen_host(host, port, shared) : listen_all(port, shared);
 	free(host);
 	return fd;
 }
@@ -192,13 +195,16 @@ void address_text(const struct sockaddr *address, char *text, size_t size)
 		snprintf(text, size, address->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-int address_listen(const char *address, listener *made, char *bound, size_t bound_size)
+int address_listen(const char *address, bool shared, listener *made, char *bound, size_t bound_size)
 {
 	bool unix_socket = strncmp(address, "unix:", 5) == 0;
+	bool inherited = strncmp(address, "systemd:", 8) == 0;
 	char *path = unix_socket ? strdup(address + 5) : NULL;
 	if (unix_socket && !path)
 		return -1;
-	int fd = unix_socket ? listen_unix(path) : listen_tcp(address);
+	int fd = unix_socket ? listen_unix(path)
+	         : inherited ? systemd_socket(address + 8)
+	                     : listen_tcp(address, shared);
 	if (fd < 0) {
 		free(path);
 		return -1;
@@ -211,6 +217,18 @@ int address_listen(const char *address, listener *made, char *bound, size_t boun
 		address_text((struct sockaddr *)&actual, bound, bound_size);
 	*made = (listener){.fd = fd, .unix_path = path};
 	return 0;
+}
+
+/*
+ * The sockets that share a port are an array, in the order in which they were bound, and the kernel would spread new
+ * connections over it. This has all go to the second: the one that was bound after ours. Where there is none, the
+ * answer is out of bounds, and all is as it was.
+ */
+void listener_divert(const listener *l)
+{
+	struct sock_filter second = {.code = BPF_RET | BPF_K, .k = 1};
+	struct sock_fprog program = {.len = 1, .filter = &second};
+	setsockopt(l->fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
 }
 
 void listener_close(listener *l)

@@ -132,7 +132,8 @@ int http_listen_tls(http_server *server, const char *address, http_tls *tls, cha
 	if (!more)
 		return -1;
 	server->listeners = more;
-	if (address_listen(address, &more[server->listener_count], bound, bound_size) != 0)
+	if (address_listen(address, server->options.share_port, &more[server->listener_count], bound,
+	                   bound_size) != 0)
 		return -1;
 	more[server->listener_count++].tls = tls ? tls_ref(tls) : NULL;
 	return 0;
@@ -211,12 +212,12 @@ static void greet(conn *c)
 		h1_adopt(c->worker->h1, c);
 }
 
-/* What has arrived is served still. */
+/* What has arrived is served still. A client that has just connected does not know that it is about to be too late. */
 static void drain_greeting(conn *c)
 {
 	if (conn_has_unread(c))
 		greet(c);
-	else
+	else if (!conn_is_young(c))
 		close_greeting(c);
 }
 
@@ -330,15 +331,6 @@ void worker_conn_closed(worker *w)
 	stop_if_idle(w);
 }
 
-static void drain_conns(worker *w)
-{
-	conn *next;
-	for (conn *c = w->conns; c; c = next) {
-		next = c->next;
-		c->protocol->drain(c);
-	}
-}
-
 /*
  * The listening sockets are the server's, each worker borrows them: from its start until it has counted itself off
  * workers_accepting. This comes before that. libuv takes the descriptors out of epoll here, not later.
@@ -372,7 +364,7 @@ static void drain_worker(loop_task *task)
 	worker *w = container_of(task, worker, drain);
 	stop_accepting(w);
 	w->draining = true;
-	drain_conns(w);
+	conns_drain(w);
 	stop_if_idle(w);
 }
 
@@ -526,9 +518,26 @@ static bool wait_for_idle(http_server *server, ctx *patience, int64_t timeout)
 	return limit && wait_event_wait(limit, &server->workers_idle) == 0;
 }
 
+/* Goes on serving while others notice that it is about to go. */
+static void leave(http_server *server)
+{
+	const http_server_options *options = &server->options;
+	atomic_store(&server->leaving, true);
+	if (options->notify)
+		systemd_notify("STOPPING=1");
+	for (size_t i = 0; i < server->listener_count && options->share_port; i++)
+		listener_divert(&server->listeners[i]);
+	if (options->drain_delay == 0)
+		return;
+	ctx_auto *delay = ctx_with_timeout(server->abort, options->drain_delay);
+	if (delay)
+		ctx_wait(delay);
+}
+
 static void drain(http_server *server, ctx *base)
 {
 	enter(server, SERVER_SERVING, SERVER_DRAINING);
+	leave(server);
 	post_to_all(server, server->worker_count, false);
 	if (!wait_for_idle(server, server->abort, server->options.drain_timeout)) {
 		ctx_cancel_cause(base, &HTTP_SERVER_SHUTDOWN);
@@ -566,6 +575,8 @@ int http_serve(http_server *server, ctx *c)
 	int result = serving ? start_workers(server, base) : -1;
 	if (result == 0) {
 		struct abort_hook abort = {.serving = serving};
+		if (server->options.notify)
+			systemd_notify("READY=1");
 		ctx_hook_add(server->abort, &abort.hook, on_abort);
 		ctx_wait(serving);
 		ctx_hook_remove(server->abort, &abort.hook);

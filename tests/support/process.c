@@ -14,6 +14,8 @@
 #include <sys/prctl.h>
 #endif
 
+enum { HANDED_FD = STDERR_FILENO + 1 };
+
 struct process {
 	pid_t pid;
 	int status; /* of waitpid, once `ended` */
@@ -42,7 +44,8 @@ static void change_environment(const char *const env[])
 }
 
 /* In the child. Leaves it as a shell would: default signals, nothing but the standard descriptors. */
-static _Noreturn void become(const char *const argv[], const char *const env[], int output, pid_t parent)
+static _Noreturn void become(const char *const argv[], const char *const env[], int output, pid_t parent,
+                             int handed)
 {
 	sigset_t none;
 	int nothing = open("/dev/null", O_RDONLY);
@@ -57,7 +60,11 @@ static _Noreturn void become(const char *const argv[], const char *const env[], 
 	dup2(nothing, STDIN_FILENO);
 	dup2(output, STDOUT_FILENO);
 	dup2(output, STDERR_FILENO);
-	for (int fd = STDERR_FILENO + 1; fd < 256; fd++)
+	if (handed == HANDED_FD)
+		fcntl(handed, F_SETFD, 0);
+	else if (handed >= 0)
+		dup2(handed, HANDED_FD);
+	for (int fd = handed >= 0 ? HANDED_FD + 1 : HANDED_FD; fd < 256; fd++)
 		close(fd);
 	change_environment(env);
 	execvp(argv[0], (char *const *)argv);
@@ -66,6 +73,11 @@ static _Noreturn void become(const char *const argv[], const char *const env[], 
 }
 
 process *process_start(const char *const argv[], const char *const env[])
+{
+	return process_start_handed(argv, env, -1);
+}
+
+process *process_start_handed(const char *const argv[], const char *const env[], int fd)
 {
 	process *p = calloc(1, sizeof *p);
 	pid_t parent = getpid();
@@ -79,7 +91,7 @@ process *process_start(const char *const argv[], const char *const env[])
 	if (p->pid < 0)
 		goto failed;
 	if (p->pid == 0)
-		become(argv, env, p->output, parent);
+		become(argv, env, p->output, parent, fd);
 	return p;
 
 failed:

@@ -18,6 +18,9 @@ typedef struct process process;
  */
 process *process_start(const char *const argv[], const char *const env[]);
 
+/* The same with fd, unless negative, as its descriptor 3. */
+process *process_start_handed(const char *const argv[], const char *const env[], int fd);
+
 pid_t process_pid(const process *p);
 
 /* Sends a signal; false if the process has been waited for already. */
