@@ -43,8 +43,9 @@ static void admit_origin(const albums *a, const http_request *request, http_resp
 	if (!a->cors_origin[0] || !is_allowed_origin(a, http_header(request, "Origin")))
 		return;
 	http_response_header(response, "Access-Control-Allow-Origin", a->cors_origin);
-	http_response_header(response, "Access-Control-Expose-Headers",
-	                     "ETag, Link, Location, Preference-Applied, Retry-After, Total-Count");
+	http_response_header(
+		response, "Access-Control-Expose-Headers",
+		"ETag, Link, Location, Preference-Applied, Retry-After, Total-Count, X-Request-Id");
 }
 
 static void answer_options(const albums *a, const http_request *request, http_response *response,
@@ -56,8 +57,9 @@ static void answer_options(const albums *a, const http_request *request, http_re
 	    !is_allowed_origin(a, http_header(request, "Origin")))
 		return;
 	http_response_header(response, "Access-Control-Allow-Methods", methods);
-	http_response_header(response, "Access-Control-Allow-Headers",
-	                     "Authorization, Content-Type, If-Match, If-None-Match, Prefer");
+	http_response_header(
+		response, "Access-Control-Allow-Headers",
+		"Authorization, Content-Type, If-Match, If-None-Match, Prefer, X-Request-Id, traceparent");
 	http_response_header(response, "Access-Control-Max-Age", "600");
 }
 

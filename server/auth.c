@@ -3,6 +3,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "access.h"
+
 /* In a time that depends on the length of what was sent alone: how much of it was right must not be measurable. */
 static bool is_same(const char *sent, const char *token)
 {
@@ -13,7 +15,7 @@ static bool is_same(const char *sent, const char *token)
 	return !difference;
 }
 
-bool auth_bears(const http_request *request, http_response *response, const char *token)
+bool auth_bears(http_request *request, http_response *response, const char *token)
 {
 	const char *sent = http_header(request, "Authorization");
 	if (!token[0])
@@ -21,6 +23,7 @@ bool auth_bears(const http_request *request, http_response *response, const char
 	bool bearer = sent && strncasecmp(sent, "Bearer ", 7) == 0;
 	if (bearer && is_same(sent + 7 + strspn(sent + 7, " "), token))
 		return true;
+	access_failed(request, REASON_UNAUTHORIZED, NULL);
 	http_response_problem(response, 401,
 	                      bearer ? "The token is not the right one." : "A bearer token is needed.");
 	http_response_header(response, "WWW-Authenticate",

@@ -8,6 +8,6 @@
 #include <tether/http.h>
 
 /* Whether the request bears the token; "" asks for none. false: it is answered with a 401. */
-bool auth_bears(const http_request *request, http_response *response, const char *token);
+bool auth_bears(http_request *request, http_response *response, const char *token);
 
 #endif

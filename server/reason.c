@@ -16,6 +16,7 @@ const reason_answer reason_answers[REASONS] = {
 	[REASON_DB_DOWN] = {"db_down", 503, true, "The database cannot be reached."},
 	[REASON_SHUTDOWN] = {"shutdown", 503, true, "The server is shutting down."},
 	[REASON_OPERATOR] = {"operator", 503, false, "The request was cancelled by an operator."},
+	[REASON_UNAUTHORIZED] = {"unauthorized", 401, false, NULL},
 	[REASON_NOT_FOUND] = {"not_found", 404, false, "There is no such album."},
 	[REASON_INVALID] = {"invalid", 422, false, "The database does not accept one of the values."},
 	[REASON_ERROR] = {"error", 500, false, NULL},

@@ -372,6 +372,11 @@ Test(albums_write, browsers_of_one_other_origin_are_admitted, .timeout = 60)
 	service_stop(s);
 }
 
+static bool seven_were_turned_away(void *arg)
+{
+	return service_log_count(arg, "unauthorized") == 7;
+}
+
 Test(albums_write, token, .timeout = 60)
 {
 	char path[] = "/tmp/tether-token.XXXXXX";
@@ -418,6 +423,8 @@ Test(albums_write, token, .timeout = 60)
 	             200));
 	cr_expect(eq(int, client_get(s->admin_port, "/livez", NULL, TIMEOUT_MS), 200));
 	cr_expect(eq(int, client_get(s->admin_port, "/readyz", NULL, TIMEOUT_MS), 200));
+	cr_expect(eventually(seven_were_turned_away, s, TIMEOUT_MS), "%d",
+	          service_log_count(s, "unauthorized"));
 	target = process_output(s->albumd->process);
 	cr_expect_null(strstr(target, "s3cret"), "in the log");
 	free(target);
