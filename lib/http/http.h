@@ -227,7 +227,7 @@ const char *http_header(const http_request *request,
 /*
  * Ends the request's context with a cause of the caller's (as ctx_cancel_cause; borrowed for good): whatever the
  * handler waits for ends, and what it then answers is sent. Nothing happens once the handler has returned. Any
- * thread, while the request lives: from on_request until on_done has returned. Does not wait.
+ * thread, as long as on_done has not returned when the call begins; that is for the caller to know. Does not wait.
  */
 void http_request_cancel(http_request *request, const ctx_error *cause);
 

@@ -238,7 +238,10 @@ ctx *http_request_ctx(const http_request *request)
 
 void http_request_cancel(http_request *request, const ctx_error *cause)
 {
-	ctx_cancel_cause(request->root, cause);
+	/* The handler that this wakes may be done, and the request gone, before we are. */
+	ctx *root = ctx_retain(request->root);
+	ctx_cancel_cause(root, cause);
+	ctx_release(root);
 }
 
 void *http_request_data(const http_request *request)
