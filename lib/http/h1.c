@@ -36,9 +36,15 @@
 #include "socket.h"
 
 enum {
-	POOL_SIZE = 16 * 1024,    /* MHD's memory of a connection: request head, read buffer, response head */
-	HEAD_MAX = POOL_SIZE / 2, /* a request's; beyond, there might be no room for the answer's */
-	FIELDS_MAX = 64,          /* each costs MHD as many bytes of the pool */
+	/*
+	 * MHD's memory of a connection: the request's head, what it notes down of its fields, and the answer's head,
+	 * in this order, or there is no answer. After the first request all of it stays resident.
+	 */
+	POOL_SIZE = 14 * 1024,
+	FIELDS_MAX = 64,
+	FIELD_COST = 64,
+	ANSWER_HEAD_MAX = RESPONSE_FIELDS_MAX + 512, /* with the fields that the handler does not set */
+	HEAD_MAX = POOL_SIZE - FIELDS_MAX * FIELD_COST - ANSWER_HEAD_MAX,
 	STREAM_BLOCK = 8 * 1024,
 	BODY_LOW = 32 * 1024, /* bytes of a streamed body that wait for the handler: below, more may come */
 	SKIPPED_MAX = 256 * 1024, /* bytes of one that nobody wants, read for the connection's sake */

@@ -1,0 +1,119 @@
+/*
+ * What a connection costs in memory while it does nothing, and a request while it waits: the resident size of the
+ * server's process for thousands of them. Their clients live in the same process, and cost it only descriptors.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <malloc.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <tether/loop.h>
+
+#include "http_peer.h"
+#include "support.h"
+#include "under.h"
+
+enum {
+	IDLE = 2000,
+	WAITING = 1000,
+	IDLE_BYTES = 16 * 1024, /* promised, for each */
+	WAITING_BYTES = 32 * 1024,
+};
+
+static atomic_int entered;
+
+static void answers(http_request *request, http_response *response)
+{
+	(void)request;
+	http_response_text(response, 200, "hello");
+}
+
+static void waits(http_request *request, http_response *response)
+{
+	atomic_fetch_add(&entered, 1);
+	wait_done(http_request_ctx(request));
+	http_response_text(response, 503, "");
+}
+
+static const http_peer_route routes[] = {{"GET /", answers, NULL}, {"GET /wait", waits, NULL}, {0}};
+
+static size_t resident(void)
+{
+	size_t pages = 0;
+	FILE *statm = fopen("/proc/self/statm", "r");
+	if (!statm || fscanf(statm, "%*u %zu", &pages) != 1)
+		abort();
+	fclose(statm);
+	return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Connects that many, which ask for path; with its answer, if there is to be one. */
+static int *ask_all(http_peer_server *server, int count, const char *path, bool answered)
+{
+	struct rlimit files;
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_cur < (rlim_t)(2 * count + 100))
+		cr_skip_test("it takes %d descriptors", 2 * count + 100);
+	int *fds = calloc((size_t)count, sizeof(*fds));
+	char request[512];
+	snprintf(request, sizeof(request),
+	         "GET %s HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n",
+	         path);
+	for (int i = 0; i < count; i++) {
+		fds[i] = http_peer_connect(server);
+		http_peer_send(fds[i], request);
+		if (!answered)
+			continue;
+		http_peer_response response = http_peer_read(fds[i], false);
+		cr_assert(eq(int, response.status, 200));
+		http_peer_clear(&response);
+	}
+	return fds;
+}
+
+static void close_all(int *fds, int count)
+{
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+	free(fds);
+}
+
+static bool all_wait(void *unused)
+{
+	(void)unused;
+	return atomic_load(&entered) == WAITING;
+}
+
+Test(http_memory, of_an_idle_connection, .timeout = 120, .disabled = UNDER_ASAN || UNDER_TSAN)
+{
+	http_peer_server *server = http_peer_serve(NULL, routes);
+	close_all(ask_all(server, 10, "/", true), 10);
+	size_t before = resident();
+	int *fds = ask_all(server, IDLE, "/", true);
+	size_t each = (resident() - before) / IDLE;
+	fprintf(stderr, "an idle connection: %zu bytes\n", each);
+	cr_expect(le(sz, each, IDLE_BYTES));
+	close_all(fds, IDLE);
+	http_peer_stop(server);
+}
+
+Test(http_memory, of_a_waiting_request, .timeout = 120, .disabled = UNDER_ASAN || UNDER_TSAN)
+{
+	http_peer_server *server = http_peer_serve(NULL, routes);
+	close_all(ask_all(server, 10, "/", true), 10);
+	size_t before = resident();
+	int *fds = ask_all(server, WAITING, "/wait", false);
+	cr_assert(eventually(all_wait, NULL, 60000));
+	size_t each = (resident() - before) / WAITING;
+	fprintf(stderr, "a waiting request: %zu bytes\n", each);
+	cr_expect(le(sz, each, WAITING_BYTES));
+	close_all(fds, WAITING);
+	http_peer_stop(server);
+}
