@@ -221,14 +221,6 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	return taken ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
 
-/* Left to itself nghttp2 would take no notice of the field. It makes the request malformed (RFC 9113, 8.2.1). */
-static int on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2_rcbuf *name,
-                             nghttp2_rcbuf *value, uint8_t flags, void *arg)
-{
-	(void)session, (void)frame, (void)name, (void)value, (void)flags, (void)arg;
-	return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-}
-
 /*
  * A cookie may come in pieces, so as to compress better; handlers see one field (RFC 9113, 8.2.3). False: out of
  * memory.
@@ -445,7 +437,6 @@ void h2_stream_callbacks(nghttp2_session_callbacks *callbacks)
 	nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
 	nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
 	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
-	nghttp2_session_callbacks_set_on_invalid_header_callback2(callbacks, on_invalid_header);
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
 	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
 	nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);

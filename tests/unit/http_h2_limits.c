@@ -110,6 +110,13 @@ static long resident_kib(void)
 	return pages * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
+/* Since it was so many KiB. What sanitizers and valgrind add is not counted. */
+static void expect_grown_less(long before, long mib)
+{
+	if (support_patience() == 1)
+		cr_expect(lt(long, resident_kib() - before, mib * 1024));
+}
+
 /* ---- Busy for nothing -------------------------------------------------------------------------------- */
 
 /* One round of an attack. Returns false when the other side does not take it any more. */
@@ -121,8 +128,8 @@ static bool has_input(const h2_peer *p)
 	return poll(&poll_for, 1, 0) > 0;
 }
 
-/* Attacks for so many rounds, or until it is told to calm down. How many rounds that took; rounds: it never was. */
-static uint32_t attack_with(h2_peer *p, attack *once, uint32_t rounds)
+/* Attacks for so many rounds, or until it is told to calm down. */
+static void attack_with(h2_peer *p, attack *once, uint32_t rounds)
 {
 	uint32_t round = 0;
 	while (round < rounds && p->goaways == 0 && !p->closed && once(p, round)) {
@@ -130,7 +137,6 @@ static uint32_t attack_with(h2_peer *p, attack *once, uint32_t rounds)
 		while (has_input(p) && h2_peer_step(p))
 			;
 	}
-	return round;
 }
 
 static void expect_calmed(attack *once, uint32_t rounds)
@@ -140,15 +146,14 @@ static void expect_calmed(attack *once, uint32_t rounds)
 	h2_peer_ask(other, 1, "GET", "/hello");
 	cr_assert(eq(int, h2_peer_answer(other, 1)->status, 200));
 	long before = resident_kib();
-	uint32_t took = attack_with(p, once, rounds);
-	cr_expect(lt(u32, took, rounds), "nothing ended it");
-	cr_expect(h2_peer_ends(p));
+	attack_with(p, once, rounds);
+	cr_expect(h2_peer_ends(p), "nothing ended it");
 	cr_expect(eq(int, p->goaways, 1), "%d of reason %u", p->goaways, p->goaway_reason);
 	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
 	h2_peer_close(p);
 	h2_peer_ask(other, 3, "GET", "/hello");
 	cr_expect(eq(int, h2_peer_answer(other, 3)->status, 200), "others have suffered");
-	cr_expect(lt(long, resident_kib() - before, 16L * 1024 * support_patience()));
+	expect_grown_less(before, 16);
 	h2_peer_close(other);
 	cr_expect(eventually(all_quiet, server, 10000));
 	cr_expect(eq(int, seen.done, seen.begun));
@@ -314,7 +319,7 @@ Test(http_h2_limits, continuations_without_end, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(&watched, routes);
 	h2_peer *p = h2_peer_connect(server);
-	cr_expect(lt(u32, attack_with(p, send_continuation, 20000), 20000));
+	attack_with(p, send_continuation, 20000);
 	cr_expect(h2_peer_ends(p));
 	h2_peer_close(p);
 	cr_expect(eventually(all_quiet, server, 10000));
@@ -345,7 +350,7 @@ Test(http_h2_limits, header_bombs, .timeout = 60)
 	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
 	cr_expect(h2_peer_ends(p));
 	cr_expect(lt(long, (long)(now_ms() - began), 1000L * support_patience()));
-	cr_expect(lt(long, resident_kib() - before, 4L * 1024 * support_patience()));
+	expect_grown_less(before, 4);
 	cr_expect(eq(int, seen.begun, 1));
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -396,8 +401,7 @@ Test(http_h2_limits, a_client_that_never_reads, .timeout = 120)
 	for (uint32_t i = 0; i < 100; i++)
 		h2_peer_ask(p, 2 * i + 1, "GET", "/flood");
 	cr_assert(reaches(&seen.returned, 100));
-	cr_expect(lt(long, resident_kib() - before, 64L * 1024 * support_patience()),
-	          "100 streams, 64 KiB each");
+	expect_grown_less(before, 64); /* a hundred streams of 64 KiB, and their handlers' stacks */
 	cr_assert(reaches(&seen.done, 100));
 	cr_expect(eq(int, seen.status, 499));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
@@ -419,7 +423,7 @@ Test(http_h2_limits, a_client_that_pings_and_never_reads, .timeout = 60)
 		if (!h2_peer_frame(p, H2_PING, 0, 0, "12345678", 8))
 			break;
 	cr_expect(eventually(all_quiet, server, 20000));
-	cr_expect(lt(long, resident_kib() - before, 8L * 1024 * support_patience()));
+	expect_grown_less(before, 8);
 	h2_peer_close(p);
 	http_peer_stop(server);
 }
@@ -453,7 +457,7 @@ Test(http_h2_limits, bodies_that_never_end, .timeout = 60)
 		refused += h2_peer_so_far(p, id)->status == 503;
 	cr_expect(gt(int, refused, 5));
 	cr_expect(lt(int, refused, 20));
-	cr_expect(lt(long, resident_kib() - before, 40L * 1024 * support_patience()));
+	expect_grown_less(before, 40);
 	h2_peer_close(p);
 	http_peer_stop(server);
 }
