@@ -210,6 +210,7 @@ int main(void)
 	printf("  50 with none idle: %.1f times faster\n", requests / measure(64, 50, 50, ROUNDS));
 	requests = measure_requests(500, 5);
 	printf("  500: %.1f times faster\n", requests / measure(512, 512, 500, 5));
+	printf("  500 with none idle: %.1f times faster\n", requests / measure(512, 500, 500, 5));
 	PQfinish(watcher);
 	return 0;
 }
