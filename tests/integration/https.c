@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <curl/curl.h>
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -329,5 +330,83 @@ Test(https, only_clients_with_a_certificate, .timeout = 60)
 	p = tls_peer_connect_to(s->port, NULL);
 	cr_expect(le(int, get(p, "/albums/1"), 0));
 	tls_peer_cut(p);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+/* ---- What connections cost --------------------------------------------------------------------------- */
+
+static long resident_kib(const service *s)
+{
+	char path[64], line[128];
+	long kib = -1;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)service_pid(s));
+	FILE *file = fopen(path, "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (strncmp(line, "VmRSS:", 6) == 0)
+			kib = strtol(line + 6, NULL, 10);
+	if (file)
+		fclose(file);
+	return kib;
+}
+
+static size_t open_files(const service *s)
+{
+	char path[64];
+	size_t count = 0;
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)service_pid(s));
+	DIR *dir = opendir(path);
+	while (dir && readdir(dir))
+		count++;
+	if (dir)
+		closedir(dir);
+	return count;
+}
+
+struct files {
+	const service *s;
+	size_t count;
+};
+
+/* A connection for the metrics may have been among them. */
+static bool files_are(void *arg)
+{
+	const struct files *files = arg;
+	return open_files(files->s) <= files->count;
+}
+
+static void connect_all(const service *s, tls_peer *peers[], int count)
+{
+	for (int i = 0; i < count; i++) {
+		peers[i] = tls_peer_connect_to(s->port, NULL);
+		cr_assert(eq(int, get(peers[i], "/albums/1"), 200));
+	}
+}
+
+/* Kept alive and idle, twice over: the second time nothing more is taken, and afterwards no descriptor is. */
+Test(https, five_hundred_connections, .timeout = 300)
+{
+	enum { COUNT = 500, KIB_EACH = 64 };
+	static tls_peer *peers[COUNT];
+	service *s = serve(NULL);
+	cr_expect(eq(int, get_once(s, "/albums/1"), 200));
+	cr_assert(service_metric_becomes(s, "http_open_connections", 0, 10000));
+	struct files before = {s, open_files(s)};
+	long empty = resident_kib(s), full[2];
+	for (int round = 0; round < 2; round++) {
+		connect_all(s, peers, COUNT);
+		cr_expect(eq(int, (int)service_metric(s, "http_open_connections"), COUNT));
+		full[round] = resident_kib(s);
+		for (int i = 0; i < COUNT; i++)
+			(i % 2 ? tls_peer_close : tls_peer_reset)(peers[i]);
+		cr_assert(service_metric_becomes(s, "http_open_connections", 0, 10000));
+		cr_expect(eventually(files_are, &before, 10000), "%zu files are open, %zu were",
+		          open_files(s), before.count);
+	}
+	fprintf(stderr, "%.1f KiB for each idle connection\n", (double)(full[0] - empty) / COUNT);
+	if (support_patience() == 1) { /* a sanitizer's memory is its own */
+		cr_expect(le(long, (full[0] - empty) / COUNT, KIB_EACH));
+		cr_expect(le(long, full[1] - full[0], COUNT), "the second time took %ld KiB more",
+		          full[1] - full[0]);
+	}
 	cr_expect(eq(int, service_stop(s), 0));
 }
