@@ -250,6 +250,9 @@ static bool pump_in(bridge *b)
 			bridge_close(b);
 			return false;
 		}
+		/* A short record is a message's last one: whether another follows is for epoll to say, which is asked anyway. */
+		if (got >= 0 && (size_t)got < sizeof(record))
+			break;
 	}
 	return true;
 }
@@ -292,6 +295,8 @@ static bool pump_out(bridge *b)
 			return end_stream(b);
 		if (!sent(b, gnutls_record_send(b->session, record, (size_t)got)))
 			return false;
+		if ((size_t)got < size) /* that was all */
+			break;
 	}
 	return true;
 }

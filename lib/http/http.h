@@ -171,7 +171,7 @@ typedef struct http_tls_options {
  * Reads a certificate for http_listen_tls. Blocks for as long as reading the files takes. options are copied; the
  * caller gives the result back with http_tls_free. NULL with errno (of a file that cannot be read; EINVAL for one
  * that is not what it should be, or a key that is another certificate's; ENOMEM), and error, of error_size bytes,
- * says in a line which file it is and why. Any thread.
+ * says in a line which file it is and why (NULL, 0: untold). Any thread.
  */
 http_tls *http_tls_new(const http_tls_options *options, char *error, size_t error_size);
 

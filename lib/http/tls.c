@@ -18,8 +18,9 @@
 enum {
 	FILE_MAX = 1 << 20,       /* bytes of a PEM file */
 	HANDSHAKE_MAX = 32 << 10, /* bytes of one handshake message: a client's chain of certificates */
-	FINGERPRINT_SIZE = 32,    /* of a SHA-256 */
 };
+
+static const size_t fingerprint_size = 32; /* of a SHA-256 */
 
 /*
  * TLS 1.3, and of 1.2 what has forward secrecy and authenticated encryption. Without finite-field groups: the
@@ -52,6 +53,14 @@ typedef struct complaint {
 	size_t size;
 	int error; /* what errno will be */
 } complaint;
+
+/* Nothing so far. */
+static complaint complaint_in(char *text, size_t size)
+{
+	if (size > 0)
+		*text = '\0';
+	return (complaint){.text = text, .size = size};
+}
 
 __attribute__((format(printf, 3, 4))) static void complain(complaint *c, int error, const char *format, ...)
 {
@@ -253,7 +262,7 @@ static bool configure(http_tls *tls, const http_tls_options *options, complaint 
 
 http_tls *http_tls_new(const http_tls_options *options, char *error, size_t error_size)
 {
-	complaint c = {.text = error, .size = error_size};
+	complaint c = complaint_in(error, error_size);
 	http_tls *tls = calloc(1, sizeof(*tls));
 	if (!tls) {
 		complain_of_memory(&c);
@@ -270,7 +279,7 @@ http_tls *http_tls_new(const http_tls_options *options, char *error, size_t erro
 
 int http_tls_reload(http_tls *tls, char *error, size_t error_size)
 {
-	complaint c = {.text = error, .size = error_size};
+	complaint c = complaint_in(error, error_size);
 	tls_keys *keys = load_keys(tls, &c);
 	if (!keys) {
 		errno = c.error;
@@ -356,19 +365,19 @@ enum http_version tls_version(gnutls_session_t session)
 
 /* All of it in one piece of memory: the struct, the subject, the fingerprint's digits, the certificate. */
 static http_client_certificate *describe(const gnutls_datum_t *der, const gnutls_datum_t *subject,
-                                         const unsigned char fingerprint[FINGERPRINT_SIZE])
+                                         const unsigned char *fingerprint)
 {
 	http_client_certificate *made =
-		malloc(sizeof(*made) + subject->size + 1 + 2 * FINGERPRINT_SIZE + 1 + der->size);
+		malloc(sizeof(*made) + subject->size + 1 + 2 * fingerprint_size + 1 + der->size);
 	if (!made)
 		return NULL;
 	char *name = (char *)(made + 1), *digits = name + subject->size + 1;
 	if (subject->size > 0)
 		memcpy(name, subject->data, subject->size);
 	name[subject->size] = '\0';
-	for (int i = 0; i < FINGERPRINT_SIZE; i++)
-		snprintf(digits + 2 * (size_t)i, 3, "%02x", fingerprint[i]);
-	void *copy = memcpy(digits + 2 * FINGERPRINT_SIZE + 1, der->data, der->size);
+	for (size_t i = 0; i < fingerprint_size; i++)
+		snprintf(digits + 2 * i, 3, "%02x", fingerprint[i]);
+	void *copy = memcpy(digits + 2 * fingerprint_size + 1, der->data, der->size);
 	*made = (http_client_certificate){
 		.subject = name, .fingerprint = digits, .der = copy, .der_size = der->size};
 	return made;
@@ -387,7 +396,7 @@ bool tls_client_certificate(gnutls_session_t session, http_client_certificate **
 	const gnutls_datum_t *der = gnutls_certificate_get_peers(session, &count);
 	gnutls_x509_crt_t certificate;
 	gnutls_datum_t subject = {0};
-	unsigned char fingerprint[FINGERPRINT_SIZE];
+	unsigned char fingerprint[32];
 	size_t size = sizeof(fingerprint);
 	*made = NULL;
 	if (!der || count == 0)

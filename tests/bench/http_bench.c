@@ -1,7 +1,8 @@
 /*
  * albumd as a whole: GET /albums/1 from 64 keep-alive connections (wrk) over 16 to a private PostgreSQL, beside its
- * twin of Go's net/http, database/sql and lib/pq (http_go/) where a Go compiler and lib/pq are installed. They run
- * in turns, so that whatever else the machine does is done to both; what counts is the ratio of the medians.
+ * twin of Go's net/http, database/sql and lib/pq (http_go/) where a Go compiler and lib/pq are installed, and beside
+ * itself with a line in the log for each request, and over HTTPS. They run in turns, so that whatever else the machine
+ * does is done to all; what counts is the ratio of the medians.
  *
  *	http_bench [SECONDS [ROUNDS]]     8 seconds each, three rounds
  */
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "albumd.h"
+#include "certificates.h"
 #include "client.h"
 #include "private_db.h"
 #include "process.h"
@@ -21,6 +23,7 @@ enum { MAX_ROUNDS = 20 };
 
 typedef struct contender {
 	const char *name;
+	bool tls;
 	process *process; /* NULL: not to be had here */
 	int port;
 	double rate[MAX_ROUNDS], cpu_us[MAX_ROUNDS], p99_ms[MAX_ROUNDS];
@@ -77,7 +80,7 @@ static void run_round(contender *c, const char *seconds, int round)
 	char duration[16], url[64];
 	char *output = NULL;
 	snprintf(duration, sizeof(duration), "-d%ss", seconds);
-	snprintf(url, sizeof(url), "http://127.0.0.1:%d/albums/1", c->port);
+	snprintf(url, sizeof(url), "http%s://127.0.0.1:%d/albums/1", c->tls ? "s" : "", c->port);
 	double before = cpu_us(c);
 	int status =
 		process_run((const char *const[]){"wrk", "-t1", "-c64", duration, "--latency", url, NULL},
@@ -115,9 +118,12 @@ static double median(double values[], int count)
 
 static bool start_albumd(contender *c, const char *url, const char *level)
 {
+	const certificates *made = certificates_get();
 	const albumd_options options = {
 		.database_url = url,
-		.args = (const char *const[]){"--pool-size", "16", "--log-level", level, NULL},
+		.args = (const char *const[]){"--pool-size", "16", "--log-level", level,
+	                                      c->tls ? "--tls-cert" : NULL, made->server, "--tls-key",
+	                                      made->server_key, NULL},
 	};
 	albumd *a = albumd_start(&options);
 	if (a) {
@@ -171,8 +177,12 @@ int main(int argc, char **argv)
 	const char *seconds = argc > 1 ? argv[1] : "8";
 	int rounds = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 3;
 	contender contenders[] = {
-		{.name = "albumd"}, {.name = "albumd, a log line each"}, {.name = "Go net/http, lib/pq"}};
-	enum { CONTENDERS = sizeof(contenders) / sizeof(*contenders), OURS = 0, THEIRS = 2 };
+		{.name = "albumd"},
+		{.name = "albumd, a log line each"},
+		{.name = "albumd, HTTPS", .tls = true},
+		{.name = "Go net/http, lib/pq"},
+	};
+	enum { CONTENDERS = sizeof(contenders) / sizeof(*contenders), OURS = 0, OURS_TLS = 2, THEIRS = 3 };
 
 	rounds = rounds < 1 ? 1 : rounds > MAX_ROUNDS ? MAX_ROUNDS : rounds;
 	find_places(argv[0]);
@@ -182,7 +192,8 @@ int main(int argc, char **argv)
 	}
 	private_db *db = private_db_start(NULL);
 	if (!db || !start_albumd(&contenders[0], private_db_url(db), "warn") ||
-	    !start_albumd(&contenders[1], private_db_url(db), "info"))
+	    !start_albumd(&contenders[1], private_db_url(db), "info") ||
+	    !start_albumd(&contenders[OURS_TLS], private_db_url(db), "warn"))
 		return 1;
 	printf("GET /albums/1, 64 connections, 16 to PostgreSQL, %d rounds of %s s in turns:\n", rounds,
 	       seconds);
@@ -200,6 +211,8 @@ int main(int argc, char **argv)
 		printf("  %-28s %8.0f requests/s  %6.1f us of CPU each  p99 %6.2f ms\n", c->name,
 		       median(c->rate, rounds), median(c->cpu_us, rounds), median(c->p99_ms, rounds));
 	}
+	printf("HTTPS: %.1f us of CPU a request more than HTTP\n",
+	       median(contenders[OURS_TLS].cpu_us, rounds) - median(contenders[OURS].cpu_us, rounds));
 	if (contenders[THEIRS].process)
 		printf("albumd against Go: %.2f times the requests, %.2f of the CPU for each\n",
 		       median(contenders[OURS].rate, rounds) / median(contenders[THEIRS].rate, rounds),

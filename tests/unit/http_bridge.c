@@ -487,7 +487,8 @@ Test(http_bridge, a_slow_reader_slows_the_writer, .timeout = 120)
 	while ((got = receive_some(p, piece, sizeof(piece))) > 0)
 		for (ssize_t i = 0; i < got; i++) {
 			if (head < 4)
-				head = piece[i] == "\r\n\r\n"[head] ? head + 1 : piece[i] == '\r';
+				head = piece[i] == (unsigned char)"\r\n\r\n"[head] ? head + 1
+				                                                   : piece[i] == '\r';
 			else
 				wrong += piece[i] != byte_at(at++);
 		}

@@ -194,7 +194,7 @@ Test(http_tls, the_peer_is_the_client, .timeout = 60)
 {
 	http_peer_server *server = serve(NULL);
 	tls_peer *p = tls_peer_connect(server, NULL);
-	struct sockaddr_in in;
+	struct sockaddr_in in = {0};
 	socklen_t size = sizeof(in);
 	char own[64];
 	cr_assert(eq(int, getsockname(tls_peer_fd(p), (struct sockaddr *)&in, &size), 0));
