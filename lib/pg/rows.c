@@ -55,9 +55,14 @@ static void keep_result(pg_rows *rows, PGresult *result)
 	rows->row = -1;
 }
 
-/* Gathering several rows, libpq gives the command's tag with the last of them; else with the empty result after them. */
+/*
+ * Gathering several rows, libpq gives the command's tag with the last of them; else with the empty result after them.
+ * A single row never has it, and asking would be a tenth of what the row costs.
+ */
 static void note_affected(pg_rows *rows, PGresult *result)
 {
+	if (PQresultStatus(result) == PGRES_SINGLE_TUPLE)
+		return;
 	const char *count = PQcmdTuples(result);
 	if (*count)
 		rows->affected = strtoull(count, NULL, 10);

@@ -4,10 +4,13 @@
  *	query: 64 fibers on one loop, a pool of 16, pg_query_row of one row by its key; CPU of this process only.
  *	       Against one connection driven by blocking libpq calls, which is the floor for its CPU.
  *	rows:  a million rows of two columns, streamed; against a bare PQsetSingleRowMode loop.
+ *
+ * All of it, or what the argument names; in rounds, one after the other in each, and the medians at the end.
  */
 #include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include <tether/loop.h>
@@ -44,6 +47,51 @@ static void must(bool ok, const char *why)
 	exit(1);
 }
 
+/* ---- Figures ------------------------------------------------------------------------------------------ */
+
+typedef enum figure {
+	QUERY,
+	BARE_QUERY,
+	ROW,
+	BARE_ROW,
+	FIGURES,
+} figure;
+
+static const char *const names[FIGURES] = {
+	[QUERY] = "pg_query_row, 64 fibers",
+	[BARE_QUERY] = "bare PQexecPrepared, one connection",
+	[ROW] = "pg_rows_next, a million rows",
+	[BARE_ROW] = "bare PQsetSingleRowMode",
+};
+static double figures[FIGURES][ROUNDS];
+static int taken[FIGURES];
+
+static void report(figure f, int64_t wall, int64_t cpu, double n)
+{
+	figures[f][taken[f]++] = (double)cpu / n / 1e3;
+	printf("  %-36s %8.0f /s  %6.3f µs CPU each\n", names[f], n * 1e9 / (double)wall,
+	       (double)cpu / n / 1e3);
+}
+
+static int in_order(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static double median(figure f)
+{
+	qsort(figures[f], (size_t)taken[f], sizeof(double), in_order);
+	return figures[f][taken[f] / 2];
+}
+
+static void compare(figure ours, figure bare)
+{
+	if (taken[ours] > 0)
+		printf("  %-36s %6.3f µs CPU each, %.2f × bare libpq\n", names[ours], median(ours),
+		       median(ours) / median(bare));
+}
+
 /* ---- Queries ------------------------------------------------------------------------------------------ */
 
 static int left;
@@ -60,11 +108,6 @@ static void query_fiber(void *arg)
 	loop_stop(loop_current());
 }
 
-static void report(const char *what, int64_t wall, int64_t cpu, double n)
-{
-	printf("  %-34s %8.0f /s  %6.2f µs CPU each\n", what, n * 1e9 / (double)wall, (double)cpu / n / 1e3);
-}
-
 static void bench_queries(void)
 {
 	loop *l = loop_new(NULL);
@@ -73,7 +116,7 @@ static void bench_queries(void)
 		loop_spawn(l, query_fiber, NULL);
 	int64_t wall = ctx_now(), cpu = cpu_ns();
 	loop_run(l);
-	report("pg_query_row, 64 fibers", ctx_now() - wall, cpu_ns() - cpu, QUERIES);
+	report(QUERY, ctx_now() - wall, cpu_ns() - cpu, QUERIES);
 	loop_free(l);
 }
 
@@ -96,7 +139,7 @@ static void bench_bare_queries(void)
 		must(PQntuples(result) == 1, PQerrorMessage(pg));
 		PQclear(result);
 	}
-	report("bare PQexecPrepared, one connection", ctx_now() - wall, cpu_ns() - cpu, QUERIES / 4.0);
+	report(BARE_QUERY, ctx_now() - wall, cpu_ns() - cpu, QUERIES / 4.0);
 	PQfinish(pg);
 }
 
@@ -115,7 +158,7 @@ static void bench_rows(void)
 	}
 	must(count == ROWS && sum == INT64_C(500000500000), "rows were lost");
 	pg_rows_close(rows);
-	report("pg_rows_next, a million rows", ctx_now() - wall, cpu_ns() - cpu, ROWS);
+	report(ROW, ctx_now() - wall, cpu_ns() - cpu, ROWS);
 	printf("  %-34s %8ld KiB more at the peak\n", "", peak_kib() - before);
 }
 
@@ -137,24 +180,33 @@ static void bench_bare_rows(void)
 		PQclear(result);
 	}
 	must(count == ROWS && sum == INT64_C(500000500000), "rows were lost");
-	report("bare PQsetSingleRowMode", ctx_now() - wall, cpu_ns() - cpu, ROWS);
+	report(BARE_ROW, ctx_now() - wall, cpu_ns() - cpu, ROWS);
 	PQfinish(pg);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	pg_error error;
+	bool queries = argc < 2 || strcmp(argv[1], "queries") == 0;
+	bool rows = argc < 2 || strcmp(argv[1], "rows") == 0;
 	url = getenv("DATABASE_URL");
 	must(url, "DATABASE_URL is not set");
 	pool = pg_pool_open(&(pg_pool_options){.conninfo = url, .size = POOL}, &error);
 	must(pool, error.message);
 	for (int round = 0; round < ROUNDS; round++) {
 		printf("round %d\n", round + 1);
-		bench_queries();
-		bench_bare_queries();
-		bench_rows();
-		bench_bare_rows();
+		if (queries) {
+			bench_queries();
+			bench_bare_queries();
+		}
+		if (rows) {
+			bench_rows();
+			bench_bare_rows();
+		}
 	}
+	printf("medians\n");
+	compare(QUERY, BARE_QUERY);
+	compare(ROW, BARE_ROW);
 	pg_pool_close(pool);
 	return 0;
 }

@@ -103,6 +103,12 @@ Test(pg_value, refuses_integers_beyond_64_bits_and_numbers_beyond_a_double)
 	pg_rows *r = row("SELECT 9223372036854775808", PG_NO_PARAMS);
 	cr_expect_not(pg_rows_int64(r, 0, &integer));
 	expect_error(r, PG_ERROR_VALUE, "");
+	r = row("SELECT -9223372036854775809", PG_NO_PARAMS);
+	cr_expect_not(pg_rows_int64(r, 0, &integer));
+	expect_error(r, PG_ERROR_VALUE, "");
+	r = row("SELECT '-'", PG_NO_PARAMS);
+	cr_expect_not(pg_rows_int64(r, 0, &integer));
+	expect_error(r, PG_ERROR_VALUE, "");
 	r = row("SELECT 1.5", PG_NO_PARAMS);
 	cr_expect_not(pg_rows_int64(r, 0, &integer));
 	cr_expect(eq(i64, integer, 7));
