@@ -6,6 +6,7 @@
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "pg_stub.h"
 #include "pools.h"
+#include "process.h"
 #include "support.h"
 
 static test_pool *t;
@@ -283,4 +285,52 @@ Test(pg_listen, refuses_to_listen_through_a_pooler)
 	pg_conn_release(other);
 	test_pool_close(pooled);
 	pg_stub_stop(stub);
+}
+
+/* ---- The example -------------------------------------------------------------------------------------- */
+
+typedef struct expected_count {
+	const char *sql;
+	int64_t count;
+} expected_count;
+
+static bool is_count(void *arg)
+{
+	const expected_count *e = arg;
+	return ask_number(t, e->sql) == e->count;
+}
+
+static bool backends_listen(const char *sql, int64_t n)
+{
+	return eventually(is_count, &(expected_count){sql, n}, 20000);
+}
+
+/* It is told of a lost connection, listens anew, and ends with Ctrl-C. */
+Test(pg_listen, the_example_listens_on_after_a_lost_connection)
+{
+	char name[32], listening[64], sql[160];
+	snprintf(name, sizeof(name), "example_%d", (int)getpid());
+	snprintf(listening, sizeof(listening), "listening to %s", name);
+	const char *argv[] = {support_built("examples/pg_listen"), name, NULL};
+	char url[512];
+	snprintf(url, sizeof(url), "DATABASE_URL=%s", support_database_url());
+	process *p = process_start(argv, (const char *const[]){url, NULL});
+	cr_assert_not_null(p);
+	cr_assert(process_wait_for(p, listening, 20000));
+	notify_on(name, "first");
+	cr_expect(process_wait_for(p, ": first", 20000));
+	snprintf(
+		sql, sizeof(sql),
+		"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query = 'LISTEN \"%s\"'",
+		name);
+	cr_expect(eq(i64, ask_number(t, sql), 1));
+	cr_expect(process_wait_for(p, "connection: ", 20000));
+	snprintf(sql, sizeof(sql), "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \"%s\"'",
+	         name);
+	cr_expect(backends_listen(sql, 1));
+	notify_on(name, "second");
+	cr_expect(process_wait_for(p, ": second", 20000));
+	process_signal(p, SIGINT);
+	cr_expect(eq(int, process_wait(p, 20000), 0));
+	process_stop(p);
 }
