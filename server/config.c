@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "complain.h"
+#include "parse.h"
 #include "setting.h"
 
 /* Each setting's value as it was written, and where: for --print-config, and for finding what has changed. */
@@ -275,6 +276,15 @@ static void print_config(const config *c, const written values[])
 
 /* ---- All of it ------------------------------------------------------------------------------------------------------ */
 
+/* Whether the service manager has opened sockets for us: then the first of them, unless told otherwise. */
+static bool is_handed_sockets(void)
+{
+	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+	uint64_t number;
+	return pid && count && parse_uint(pid, INT32_MAX, &number) && (pid_t)number == getpid() &&
+	       parse_uint(count, INT32_MAX, &number) && number > 0;
+}
+
 static uint64_t default_workers(const config *c)
 {
 	cpu_set_t cpus;
@@ -315,6 +325,8 @@ config_action config_read(config *c, int argc, char **argv)
 		action = read_environment(c, values);
 	if (action == CONFIG_SERVE)
 		action = read_command_line(c, values, argc, argv, &q);
+	if (strcmp(values[setting_find("listen", 6) - settings].where, "default") == 0 && is_handed_sockets())
+		c->listen = "systemd:";
 	if (!c->workers)
 		c->workers = default_workers(c);
 	return action == CONFIG_SERVE ? answer_questions(c, values, &q) : action;

@@ -29,7 +29,8 @@ typedef struct config {
 	int64_t header_timeout, body_timeout, write_timeout, idle_timeout;
 	uint64_t connections, address_connections, requests; /* address_connections: 0 is no limit */
 	uint64_t body_size;
-	int64_t drain_timeout;
+	int64_t drain_timeout, drain_delay;
+	bool share_port;
 	int64_t slow_query;
 	bool allow_delay;
 	bool allow_all;

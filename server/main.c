@@ -167,6 +167,9 @@ static int open_server(app *a)
 		.drain_timeout =
 			c->drain_timeout ? c->drain_timeout : 1, /* 0 would be the library's default */
 		.traces = true,
+		.drain_delay = c->drain_delay,
+		.share_port = c->share_port,
+		.notify = true,
 		.on_request = access_begin,
 		.on_done = access_end,
 		.data = &a->access,

@@ -119,6 +119,8 @@ bool parse_is_address(const char *text)
 {
 	if (strncmp(text, "unix:", 5) == 0)
 		return text[5] == '/';
+	if (strncmp(text, "systemd:", 8) == 0)
+		return !strchr(text + 8, ':');
 	const char *colon = strrchr(text, ':');
 	uint64_t port;
 	if (!colon || !parse_uint(colon + 1, UINT16_MAX, &port))

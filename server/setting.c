@@ -15,7 +15,8 @@ static const char *read_address(const setting *s, const char *value, void *field
 {
 	(void)s;
 	if (!parse_is_address(value))
-		return "an address such as 127.0.0.1:8080, [::1]:8080, :8080 or unix:/run/albumd.sock";
+		return "an address such as 127.0.0.1:8080, [::1]:8080, :8080, unix:/run/albumd.sock or "
+		       "systemd:";
 	*(const char **)field = value;
 	return NULL;
 }
@@ -187,6 +188,10 @@ const setting settings[] = {
 	 FIELD(body_size), read_count, "1048576", 1, 1 << 30, NULL, 0},
 	{"drain-timeout", "DURATION", "for requests in flight once SIGTERM or SIGINT has come",
 	 FIELD(drain_timeout), read_duration, "10s", 0, 86400 * SECOND, NULL, 0},
+	{"drain-delay", "DURATION", "to go on accepting before that, until balancers have noticed",
+	 FIELD(drain_delay), read_duration, "0", 0, 86400 * SECOND, NULL, 0},
+	{"share-port", NULL, "let the albumd that is to take over listen on the same address meanwhile",
+	 FIELD(share_port), read_switch, "off", 0, 0, NULL, 0},
 	{"allow-delay", NULL, "allow GET /albums?delay=30s, which makes a query slow on purpose",
 	 FIELD(allow_delay), read_switch, "off", 0, 0, NULL, SETTING_RELOADED},
 	{"allow-all", NULL, "allow GET /albums?limit=all, which streams the whole table",

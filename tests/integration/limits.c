@@ -1,7 +1,12 @@
 /* Limits that flags set: they reach the library, and what they turn away is counted. */
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "client.h"
 #include "service.h"
@@ -73,4 +78,63 @@ Test(limits, idle_and_old_connections_to_the_database, .timeout = 60)
 	          "they are made ahead of need");
 	cr_expect(service_metric_becomes(s, "db_pool_closed_total{limit=\"max_lifetime\"}", 1, TIMEOUT_MS));
 	service_stop(s);
+}
+
+struct answer {
+	service *s;
+	int expected;
+};
+
+static bool readiness_is(void *arg)
+{
+	const struct answer *a = arg;
+
+	return client_get(a->s->admin_port, "/readyz", NULL, TIMEOUT_MS) == a->expected;
+}
+
+/* Told to drain it is not ready any more, which a balancer takes a moment to notice: until then it serves. */
+Test(limits, drain_begins_with_a_delay, .timeout = 60)
+{
+	service *s = service_start(LIST("--drain-delay", "3s"));
+
+	process_signal(s->albumd->process, SIGTERM);
+	cr_expect(eventually(readiness_is, &(struct answer){s, 503}, TIMEOUT_MS));
+	cr_expect(eq(int, client_get(s->port, "/albums/1", NULL, TIMEOUT_MS), 200));
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+/* One takes over from the other at the same address. */
+Test(limits, port_is_shared_for_a_handover, .timeout = 60)
+{
+	service *old = service_start(LIST("--share-port")), *new;
+	char address[32];
+
+	snprintf(address, sizeof address, "127.0.0.1:%d", old->port);
+	new = service_start(LIST("--share-port", "--listen", address));
+	cr_expect(eq(int, new->port, old->port));
+	cr_expect(eq(int, service_stop(old), 0));
+	cr_expect(eq(int, client_get(new->port, "/albums/1", NULL, TIMEOUT_MS), 200));
+	cr_expect(eq(int, service_stop(new), 0));
+}
+
+/* As systemd hands a socket over: as descriptor 3, told in the environment. */
+Test(limits, socket_of_the_service_manager, .timeout = 60)
+{
+	char command[512];
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof in;
+
+	cr_assert(fd >= 0 && bind(fd, (struct sockaddr *)&in, size) == 0 && listen(fd, 16) == 0);
+	getsockname(fd, (struct sockaddr *)&in, &size);
+	snprintf(command, sizeof command,
+	         "LISTEN_FDS=1 LISTEN_PID=$$ exec %s --admin-listen off --database-url '%s'",
+	         support_built("albumd"), support_database_url());
+	process *p = process_start_handed(LIST("/bin/sh", "-c", command), NULL, fd);
+	cr_expect(process_wait_for(p, "albumd: listening on http://127.0.0.1:", TIMEOUT_MS));
+	close(fd);
+	cr_expect(eq(int, client_get(ntohs(in.sin_port), "/albums/1", NULL, TIMEOUT_MS), 200));
+	process_signal(p, SIGTERM);
+	cr_expect(eq(int, process_wait(p, TIMEOUT_MS), 0));
+	process_stop(p);
 }
