@@ -7,7 +7,7 @@
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	context.c   their contexts, and what these know
  *	bridge.c    where TLS ends                                   tls.c: certificates
- *	h1.c        HTTP/1.1: libmicrohttpd in a worker's loop
+ *	h1*.c       HTTP/1.1: libmicrohttpd in a worker's loop        h1_priv.h: what they share
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
  *	head.c      what its head says                               url.c: escapes, queries

@@ -1,0 +1,96 @@
+/*
+ * HTTP/1.1: a request's fields, as libmicrohttpd has them, and whether they were sent as fields must be.
+ */
+#include <string.h>
+
+#include "h1_priv.h"
+
+/* MHD's list of fields, walked. */
+struct fields {
+	http_request *request;
+	const char *at; /* where in memory the next one should begin */
+	bool scattered; /* and one did not */
+	unsigned count;
+	bool out_of_memory;
+	bool good;
+};
+
+/*
+ * Before its release 1.0 MHD takes bare LFs, folded lines, stray spaces and NULs, and does not tell: a line
+ * comes out as its name and value. But both are still where they were read, in one piece of memory, in which
+ * MHD has put NULs for the colon and for the line's end. So a line that was more than name, colon, optional
+ * white space, value, CR and LF is one whose successor is not where it should be. (What cannot be told is whether
+ * a NUL was a NUL before: a line that begins with one passes for an empty line.)
+ *
+ * Of what stood between two chunks, or in a trailer, nothing is left to be seen. But it can do harm only where
+ * another request follows, begun by us elsewhere than by a stricter reader in front: so behind a chunked body
+ * none does, and the connection is closed.
+ */
+bool h1_is_lenient(void)
+{
+	return strncmp(MHD_get_version(), "0.", 2) == 0;
+}
+
+static void check_place(struct fields *fields, const char *name, size_t name_size, const char *value,
+                        size_t value_size)
+{
+	const char *gap = name + name_size + 1;
+	if (name != fields->at || !value || value < gap || value > gap + HEAD_MAX)
+		fields->scattered = true;
+	for (; !fields->scattered && gap < value; gap++)
+		if (*gap != ' ' && *gap != '\t')
+			fields->scattered = true;
+	fields->at = value ? value + value_size + 2 : NULL;
+}
+
+static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                                const char *value, size_t value_size)
+{
+	struct fields *fields = arg;
+	(void)kind;
+	fields->count++;
+	check_place(fields, name, name_size, value, value_size);
+	while (value && value_size > 0 && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
+		value_size--;
+	fields->out_of_memory =
+		!request_add_field(fields->request, name, name_size, value ? value : "", value_size);
+	return fields->out_of_memory ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result on_trailer(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                                  const char *value, size_t value_size)
+{
+	struct fields *fields = arg;
+	(void)kind;
+	if (fields->count++ == 0)
+		fields->at = name; /* where the body ended nobody tells */
+	check_place(fields, name, name_size, value, value_size);
+	fields->good = fields->good && is_trailer(name, name_size, value ? value : "", value_size);
+	return MHD_YES;
+}
+
+/* Takes the fields over. False: out of memory. */
+bool h1_take_fields(http_request *request, const char *method, const char *version)
+{
+	const char *target = method + strlen(method) + 1;
+	const char *after_target = target + strlen(request->target) + 1;
+	struct fields fields = {.request = request, .at = version + strlen(version) + 2};
+	fields.scattered = target != request->raw_target || version != after_target;
+	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+	size_t size = info ? info->header_size : 0;
+	if (fields.count > FIELDS_MAX || size > HEAD_MAX)
+		request_refuse_and_close(request, 431, NULL);
+	if (h1_is_lenient() && (fields.scattered || fields.at + 2 != method + size))
+		request_refuse_and_close(request, 400, "The head is malformed.");
+	return !fields.out_of_memory;
+}
+
+/* Fields behind a chunked body are held to what holds for a head's, and then dropped (RFC 9110, 6.5.1). */
+bool h1_trailers_are_good(http_request *request)
+{
+	struct fields trailers = {.request = request, .good = true};
+	MHD_get_connection_values_n(request->mhd, MHD_FOOTER_KIND, on_trailer, &trailers);
+	return trailers.good && trailers.count <= FIELDS_MAX && !(h1_is_lenient() && trailers.scattered);
+}
