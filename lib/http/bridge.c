@@ -169,12 +169,17 @@ static bool half_close_is_waiting(const bridge *b)
 
 /* ---- From the client --------------------------------------------------------------------------------- */
 
+static void drop_rest(bridge *b)
+{
+	free(b->rest);
+	b->rest = NULL;
+}
+
 /* Nothing that it sent and that has not been read yet matters any more. */
 static void client_left(bridge *b)
 {
 	b->client_ended = true;
-	free(b->rest);
-	b->rest = NULL;
+	drop_rest(b);
 	shutdown(b->pair, SHUT_WR);
 	hangup_tell(b->inner);
 }
@@ -197,13 +202,6 @@ static ssize_t give(bridge *b, const char *data, size_t size)
 	if (given < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	return given;
-}
-
-/* Nobody wants what the client sends; but it is to be read, or closing would be a reset. */
-static void drop_rest(bridge *b)
-{
-	free(b->rest);
-	b->rest = NULL;
 }
 
 /* False: out of memory. */

@@ -122,7 +122,9 @@ int http_listen(http_server *server, const char *address, char *bound, size_t bo
 
 /*
  * The same with TLS 1.2 and 1.3 (GnuTLS), the handshake within header_timeout. What is said of clients that leave
- * holds: by close_notify, FIN or reset. tls is retained; NULL: http_listen.
+ * holds: by close_notify, FIN or reset; where a half-closed client may be waiting, it says so by close_notify, and a FIN
+ * without one is a client that left. A client past a limit on connections is closed without an answer. HTTP/2 is for
+ * those who ask for it (ALPN). tls is retained; NULL: http_listen.
  */
 int http_listen_tls(http_server *server, const char *address, http_tls *tls, char *bound, size_t bound_size);
 

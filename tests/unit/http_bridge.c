@@ -332,7 +332,7 @@ Test(http_bridge, bad_handshakes_are_cut, .timeout = 120)
 Test(http_bridge, slow_handshakes_are_cut, .timeout = 60)
 {
 	http_peer_server *server = serve((http_server_options){.header_timeout = 300 * CTX_MILLISECOND});
-	const char hello[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+	const char hello[] = "\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03";
 	int fd = http_peer_connect(server);
 	struct pollfd readable = {.fd = fd, .events = POLLIN};
 	int64_t began = now_ms();

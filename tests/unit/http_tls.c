@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -312,6 +313,40 @@ Test(http_tls, a_reload_is_for_those_who_come, .timeout = 60)
 	tls_peer_close(after);
 	http_peer_stop(server);
 	http_tls_free(tls);
+}
+
+/* Reloads while others shake hands: each has one certificate or the other, whole. */
+struct reloader {
+	http_tls *tls;
+	atomic_bool stop;
+	int reloads;
+};
+
+static void *reload_on_and_on(void *arg)
+{
+	struct reloader *r = arg;
+	while (!atomic_load(&r->stop))
+		r->reloads += http_tls_reload(r->tls, NULL, 0) == 0;
+	return NULL;
+}
+
+Test(http_tls, reloads_race_handshakes, .timeout = 120)
+{
+	struct reloader reloader = {.tls = make_tls(NULL, false)};
+	http_peer_server *server =
+		http_peer_serve_tls(&(http_server_options){.workers = 2}, routes, reloader.tls);
+	pthread_t thread;
+	cr_assert(eq(int, pthread_create(&thread, NULL, reload_on_and_on, &reloader), 0));
+	for (int i = 0; i < 50; i++) {
+		tls_peer *p = tls_peer_connect(server, NULL);
+		expect_get(p, "/hello", 200, "hello");
+		tls_peer_close(p);
+	}
+	atomic_store(&reloader.stop, true);
+	pthread_join(thread, NULL);
+	cr_expect(gt(int, reloader.reloads, 1));
+	http_peer_stop(server);
+	http_tls_free(reloader.tls);
 }
 
 static void expect_error(const http_tls_options *options, int number, const char *names, const char *why)
