@@ -84,7 +84,7 @@ static void check_winner(const char *const *patterns, size_t count, const char *
 		router alone = {0};
 		route_match match = {0};
 		arena_init(&a, memory, sizeof(memory));
-		HOLDS(router_add(&alone, patterns[i], NULL, NULL) == 0);
+		HOLDS(router_add(&alone, patterns[i], NULL, NULL, NULL) == 0);
 		if (router_match(&alone, &a, method, path, &match) == ROUTE_FOUND)
 			check_more_specific(winner, patterns[i]);
 		arena_free(&a);
