@@ -28,6 +28,7 @@ typedef struct crowd {
 	test_pool *t;
 	const char *sql;
 	ctx *c;
+	int clients;
 	_Atomic(int) left, told_canceled, told_settling;
 } crowd;
 
@@ -38,8 +39,8 @@ static void one_of_the_crowd(void *arg)
 	const pg_error *error = pg_rows_error(r);
 	all->told_canceled += error && error->kind == PG_ERROR_CANCELED;
 	all->told_settling += error && error->settling;
-	all->left++;
 	pg_rows_close(r);
+	all->left++; /* the last of all: the crowd may be gone then */
 }
 
 static bool all_sleep(void *arg)
@@ -47,10 +48,18 @@ static bool all_sleep(void *arg)
 	return backends(((crowd *)arg)->t, "active", "%pg_sleep%") == (int)stats_of(((crowd *)arg)->t).size;
 }
 
+static bool all_have_left(void *arg)
+{
+	return ((crowd *)arg)->left == ((crowd *)arg)->clients;
+}
+
 /* Fills the pool with sleeping queries and ends them at once. The time until the last has settled, in ms. */
 static double storm(loop *l, test_pool *t, int clients)
 {
-	crowd all = {.t = t, .sql = "SELECT pg_sleep(600)", .c = ctx_with_cancel(ctx_background())};
+	crowd all = {.t = t,
+	             .sql = "SELECT pg_sleep(600)",
+	             .c = ctx_with_cancel(ctx_background()),
+	             .clients = clients};
 	int before = t->settled, kept = t->kept;
 	for (int i = 0; i < clients; i++)
 		cr_assert(loop_spawn(l, one_of_the_crowd, &all) == 0);
@@ -60,6 +69,7 @@ static double storm(loop *l, test_pool *t, int clients)
 	ctx_cancel(all.c);
 	cr_assert(settled_become(t, before + clients));
 	double ms = (double)(ctx_now() - start) / 1e6;
+	cr_assert(eventually(all_have_left, &all, 20000));
 	cr_expect(eq(int, t->kept - kept, clients));
 	cr_expect(eq(int, all.told_canceled, clients));
 	cr_expect(eq(int, all.told_settling, clients));
@@ -71,7 +81,9 @@ static double storm(loop *l, test_pool *t, int clients)
 static test_pool *pool_on(private_db *db, size_t size, size_t queue_size)
 {
 	test_pool *t = test_pool_open(
-		size, &(pg_pool_options){.conninfo = private_db_url(db), .queue_size = queue_size});
+		size, &(pg_pool_options){.conninfo = private_db_url(db),
+	                                 .queue_size = queue_size,
+	                                 .settle_timeout = 2 * CTX_SECOND * support_patience()});
 	activity_close(t->watcher);
 	t->watcher = activity_open(private_db_url(db));
 	return t;
@@ -98,12 +110,7 @@ Test(pg_storm, five_hundred_running_queries_are_cancelled_at_once)
 
 static bool all_wait(void *arg)
 {
-	return stats_of(((crowd *)arg)->t).waiting == 2000;
-}
-
-static bool all_have_left(void *arg)
-{
-	return ((crowd *)arg)->left == 2000;
+	return (int)stats_of(((crowd *)arg)->t).waiting == ((crowd *)arg)->clients;
 }
 
 Test(pg_storm, two_thousand_that_leave_the_queue_send_nothing)
@@ -112,9 +119,12 @@ Test(pg_storm, two_thousand_that_leave_the_queue_send_nothing)
 	loop_thread *l = loop_thread_start(NULL);
 	must_exec(t, "DROP TABLE IF EXISTS never_sent");
 	must_exec(t, "CREATE TABLE never_sent (a int)");
-	crowd sleepers = {.t = t, .sql = "SELECT pg_sleep(600)", .c = ctx_with_cancel(ctx_background())};
-	crowd queue = {
-		.t = t, .sql = "INSERT INTO never_sent VALUES (1)", .c = ctx_with_cancel(ctx_background())};
+	crowd sleepers = {
+		.t = t, .sql = "SELECT pg_sleep(600)", .c = ctx_with_cancel(ctx_background()), .clients = 4};
+	crowd queue = {.t = t,
+	               .sql = "INSERT INTO never_sent VALUES (1)",
+	               .c = ctx_with_cancel(ctx_background()),
+	               .clients = 2000};
 	for (int i = 0; i < 4; i++)
 		loop_spawn(loop_thread_loop(l), one_of_the_crowd, &sleepers);
 	cr_assert(eventually(all_sleep, &sleepers, 20000));
@@ -126,7 +136,7 @@ Test(pg_storm, two_thousand_that_leave_the_queue_send_nothing)
 	cr_assert(eventually(all_have_left, &queue, 20000));
 	double ms = (double)(ctx_now() - start) / 1e6;
 	fprintf(stderr, "2000 contexts ended in the queue: all told after %.1f ms\n", ms);
-	cr_expect(ms < 1000 * support_patience());
+	cr_expect(ms < 2000 * support_patience(), "%.0f ms", ms);
 	cr_expect(eq(int, queue.told_canceled, 2000));
 	cr_expect(eq(int, queue.told_settling, 0));
 	cr_expect(eq(u64, stats_of(t).acquires_canceled, 2000));
