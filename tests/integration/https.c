@@ -180,6 +180,12 @@ Test(https, curl_killed_over_http2, .timeout = 120)
 	kill_curl("--http2");
 }
 
+static size_t ignore(char *data, size_t one, size_t size, void *arg)
+{
+	(void)data, (void)arg;
+	return one * size;
+}
+
 static CURL *easy(const service *s, const char *target)
 {
 	char url[128];
@@ -189,6 +195,7 @@ static CURL *easy(const service *s, const char *target)
 	curl_easy_setopt(c, CURLOPT_CAINFO, certificates_get()->ca);
 	curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
 	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, ignore);
 	return c;
 }
 
@@ -211,6 +218,12 @@ Test(https, a_stream_reset_over_http2, .timeout = 120)
 	service *s = serve(NULL);
 	CURLM *multi = curl_multi_init();
 	double stopped[ATTEMPTS];
+	CURL *first =
+		easy(s, "/albums/1"); /* by whose end libcurl knows that the connection is one of HTTP/2 */
+	curl_multi_add_handle(multi, first);
+	cr_assert(eventually(transferred, &(struct transfer){multi, NULL}, 10000));
+	curl_multi_remove_handle(multi, first);
+	curl_easy_cleanup(first);
 	for (int i = 0; i < ATTEMPTS; i++) {
 		char target[64];
 		long version = 0, status = 0, connects = -1;
