@@ -54,7 +54,6 @@ struct h2 {
 	nghttp2_session *session;
 	h2_stream *streams;
 	h2_stream *finished; /* answered to their end, with their last bytes not yet in the kernel */
-	size_t bodies;       /* bytes of the streams' request bodies */
 	size_t head_size,
 		head_fields; /* of the header block that comes, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
 	budget resets, overheads; /* h2_limits.c */

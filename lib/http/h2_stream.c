@@ -87,8 +87,6 @@ static void unlink_stream(h2_stream *s)
 		s->previous->next = s->next;
 	else
 		h->streams = s->next;
-	if (!s->request->streams_body)
-		h->bodies -= s->request->body_size;
 }
 
 /* Gives a request up whose answer has not been sent. */
@@ -332,22 +330,34 @@ static int pass_body(h2_stream *s, const char *data, size_t size)
 	return nghttp2_session_consume_connection(s->h2->session, size);
 }
 
+/* For all that the connection's requests have, until they are over; but one alone may have what its route allows. */
+static bool is_too_much(const http_request *request, size_t size)
+{
+	const conn *c = request->conn;
+	return size + c->bodies > BODIES_MAX * c->worker->server->options.body_size &&
+	       c->bodies > request->body_counted;
+}
+
+static void count_body(http_request *request)
+{
+	request->conn->bodies += request->body_size - request->body_counted;
+	request->body_counted = request->body_size;
+}
+
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size,
                    void *arg)
 {
-	h2 *h = arg;
 	h2_stream *s = h2_stream_of(session, id);
-	(void)flags;
+	(void)flags, (void)arg;
 	if (!s || s->answered || s->request->refused)
 		return nghttp2_session_consume_connection(session, size);
 	http_request *request = s->request;
 	if (s->streaming)
 		return pass_body(s, (const char *)data, size);
-	if (size + h->bodies > BODIES_MAX * body_limit(request))
+	if (is_too_much(request, size))
 		request_refuse(request, 503, NULL);
-	size_t before = request->body_size;
 	request_body(request, (const char *)data, size);
-	h->bodies += request->body_size - before;
+	count_body(request);
 	if (request->refused)
 		request_answer(request);
 	return nghttp2_session_consume(session, id, size);

@@ -1,6 +1,9 @@
 /*
  * tether/http.h — an HTTP server whose every request has a context.
  *
+ * It speaks HTTP/1.1 and HTTP/2 on one port: the first bytes of a connection tell, or with TLS its ALPN. Each stream of
+ * HTTP/2 is a request of its own, and a handler cannot tell the difference.
+ *
  * A handler is a plain function that runs in a fiber of its own (tether/loop.h), one for each request. The
  * request's context is done the moment nobody wants the answer any more: the client disconnected, reset its
  * stream, or the server drains; or when its deadline passes, or when the handler has returned. Whatever the

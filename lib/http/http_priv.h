@@ -266,6 +266,7 @@ struct http_request {
 	bool until_close; /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
 
 	struct h2_stream *stream; /* h2_stream.c's own */
+	size_t body_counted;      /* of the body, in conn->bodies */
 
 	http_request *next; /* on the worker's list of spare ones */
 	arena arena;
@@ -370,6 +371,7 @@ struct conn {
 	int watching;    /* the events asked for */
 	int io;          /* of these, the ones asked for until further notice */
 	size_t handlers; /* of its requests, that have not returned */
+	size_t bodies;   /* h2: bytes of its requests' bodies, of those too whose streams are gone */
 	h2 *h2;
 	http_request *request; /* h1: the one that has begun and is not over */
 	conn *next_ending;     /* h1: on its list of those to be closed */

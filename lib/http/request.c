@@ -97,6 +97,7 @@ void request_unref(http_request *request)
 	free(request->body);
 	arena_free(&request->arena);
 	conn *c = request->conn;
+	c->bodies -= request->body_counted;
 	give_memory_back(c->worker, request);
 	conn_unref(c);
 }
