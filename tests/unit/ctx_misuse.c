@@ -2,12 +2,12 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <tether/ctx.h>
+
+#include "child.h"
 
 static const ctx_key KEY = {.name = "key"};
 static char buf[16];
@@ -91,35 +91,16 @@ static const struct {
 	{"ctx_release", bad_hook_left},
 };
 
-/* Makes the call in a child, with its stderr kept. The child's status, or -1. */
-static int run(void (*make)(void), char *output, size_t size)
+static void make(void *misuse)
 {
-	int ends[2], status;
-	pid_t pid;
-	size_t length = 0;
-	ssize_t n;
-
-	if (pipe(ends) || (pid = fork()) < 0)
-		return -1;
-	if (pid == 0) {
-		signal(SIGABRT, SIG_DFL);
-		dup2(ends[1], STDERR_FILENO);
-		make();
-		_exit(0);
-	}
-	close(ends[1]);
-	while (length < size - 1 && (n = read(ends[0], output + length, size - 1 - length)) > 0)
-		length += (size_t)n;
-	output[length] = '\0';
-	close(ends[0]);
-	return waitpid(pid, &status, 0) == pid ? status : -1;
+	misuses[*(size_t *)misuse].make();
 }
 
 Test(ctx_misuse, a_nil_context_key_or_array_aborts_with_a_message_that_names_the_call, .timeout = 120)
 {
 	for (size_t i = 0; i < sizeof misuses / sizeof misuses[0]; i++) {
 		char output[1024], expected[128];
-		int status = run(misuses[i].make, output, sizeof output);
+		int status = in_child(make, &i, output, sizeof output);
 
 		snprintf(expected, sizeof expected, "tether: %s: ", misuses[i].call);
 		cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "number %zu, %s: status %#x", i,
