@@ -48,7 +48,7 @@ static bool address_key(const struct sockaddr *address, uint64_t *key)
 }
 
 /* The seed keeps it from being known which addresses meet in a bucket. */
-static address_count **bucket_of(const addresses *a, uint64_t key)
+static address_bucket *bucket_of(const addresses *a, uint64_t key)
 {
 	uint64_t z = (key ^ a->seed) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ (z >> 32)) * UINT64_C(0x94d049bb133111eb);
@@ -84,12 +84,13 @@ static bool count_address(http_server *server, const struct sockaddr *address, a
 	if (!a->buckets || !address_key(address, &key))
 		return true;
 	pthread_mutex_lock(&a->lock);
-	address_count **bucket = bucket_of(a, key), *found = *bucket;
+	address_bucket *bucket = bucket_of(a, key);
+	address_count *found = bucket->first;
 	while (found && found->address != key)
 		found = found->next;
 	if (!found && (found = malloc(sizeof(*found)))) {
-		*found = (address_count){.next = *bucket, .address = key};
-		*bucket = found;
+		*found = (address_count){.next = bucket->first, .address = key};
+		bucket->first = found;
 	}
 	bool admitted = found && found->connections < server->options.address_connections;
 	if (admitted) {
@@ -107,7 +108,7 @@ static void uncount_address(http_server *server, address_count *counted)
 		return;
 	pthread_mutex_lock(&a->lock);
 	if (--counted->connections == 0) {
-		address_count **at = bucket_of(a, counted->address);
+		address_count **at = &bucket_of(a, counted->address)->first;
 		while (*at != counted)
 			at = &(*at)->next;
 		*at = counted->next;

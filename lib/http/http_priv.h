@@ -417,9 +417,13 @@ void conn_closing(conn *c);
 
 /* ---- admit.c ----------------------------------------------------------------------------------------- */
 
+typedef struct address_bucket {
+	address_count *first;
+} address_bucket;
+
 typedef struct addresses {
 	pthread_mutex_t lock; /* guards the buckets and their counts */
-	address_count **buckets;
+	address_bucket *buckets;
 	size_t bucket_count; /* a power of two */
 	uint64_t seed;
 } addresses;

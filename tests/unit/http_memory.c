@@ -59,7 +59,7 @@ static int *ask_all(http_peer_server *server, int count, const char *path, bool 
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
-	if (files.rlim_cur < (rlim_t)(2 * count + 100))
+	if (files.rlim_cur < 2 * (rlim_t)count + 100)
 		cr_skip_test("it takes %d descriptors", 2 * count + 100);
 	int *fds = calloc((size_t)count, sizeof(*fds));
 	char request[512];

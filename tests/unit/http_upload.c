@@ -218,17 +218,19 @@ Test(http_upload, pieces_are_read_as_they_come, .timeout = 60)
 Test(http_upload, chunks_that_come_together, .timeout = 60)
 {
 	http_peer_server *server = serve(NULL);
+	static const char before[3] = {'5', '\r', '\n'}, after[2] = {'\r', '\n'};
+	static const char last[5] = {'0', '\r', '\n', '\r', '\n'};
 	size_t size = 0, chunks = 20000;
 	char *sent = malloc(chunks * 16);
 	for (size_t i = 0; i < chunks; i++) {
 		char piece[5];
 		fill(piece, 5, i * 5);
-		memcpy(sent + size, "5\r\n", 3);
+		memcpy(sent + size, before, sizeof(before));
 		memcpy(sent + size + 3, piece, 5);
-		memcpy(sent + size + 8, "\r\n", 2);
+		memcpy(sent + size + 8, after, sizeof(after));
 		size += 10;
 	}
-	memcpy(sent + size, "0\r\n\r\n", 5);
+	memcpy(sent + size, last, sizeof(last));
 	int fd = begin(server, "/told", -1, "");
 	/* The handler reads late: all that fits has come by then. */
 	cr_assert(eventually(is_entered, &(int){1}, 10000));
