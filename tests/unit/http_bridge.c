@@ -617,10 +617,11 @@ struct baseline {
 	size_t files;
 };
 
+/* A connection counts no more a moment before its descriptors are closed: the baseline may have seen some of those. */
 static bool back_at_baseline(void *arg)
 {
 	const struct baseline *baseline = arg;
-	return no_connection(baseline->server) && open_files() == baseline->files;
+	return no_connection(baseline->server) && open_files() <= baseline->files;
 }
 
 /* Every way of leaving, in the middle of a request, a thousand times over all. */
