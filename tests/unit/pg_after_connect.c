@@ -11,7 +11,7 @@
 #include "pools.h"
 #include "support.h"
 
-TestSuite(pg_after_connect, .timeout = 60);
+TestSuite(pg_after_connect, .timeout = 120);
 
 static const char *kind_of(const pg_error *error)
 {
