@@ -47,9 +47,7 @@ static ssize_t read_all(ctx *c, int fd, char *answer, size_t room)
 			break;
 		if (received > 0)
 			size += (size_t)received;
-		else if (errno != EAGAIN && errno != EINTR)
-			return -1;
-		else if (wait_fd(c, fd, WAIT_READ) < 0)
+		else if ((errno != EAGAIN && errno != EINTR) || wait_fd(c, fd, WAIT_READ) < 0)
 			return -1;
 	}
 	return (ssize_t)size;
@@ -59,14 +57,16 @@ static ssize_t read_all(ctx *c, int fd, char *answer, size_t room)
 static int parse_answer(const char *answer, char *body, size_t body_size)
 {
 	const char *end = strstr(answer, "\r\n\r\n");
-	int status = 0;
-	if (!end || sscanf(answer, "HTTP/1.%*1d %3d", &status) != 1 || status < 100) {
+	const char *digits = answer + strlen("HTTP/1.1 ");
+	bool is_http = end && strncmp(answer, "HTTP/1.", 7) == 0 && strspn(digits, "0123456789") == 3;
+	long status = is_http ? strtol(digits, NULL, 10) : 0;
+	if (status < 100) {
 		errno = EPROTO;
 		return -1;
 	}
 	if (body && body_size)
 		snprintf(body, body_size, "%s", end + 4);
-	return status;
+	return (int)status;
 }
 
 static int ask(ctx *c, int fd, const char *question, char *answer, char *body, size_t body_size)

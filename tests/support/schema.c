@@ -28,8 +28,9 @@ json_t *schema_resolve(json_t *document, json_t *node)
 		node = document;
 		snprintf(path, sizeof path, "%s", target);
 		char *rest = path;
-		char *step = strsep(&rest, "/");
+		char *step;
 
+		strsep(&rest, "/"); /* the # */
 		while (node && (step = strsep(&rest, "/")))
 			node = json_object_get(node, step);
 		if (!node) {
