@@ -12,6 +12,7 @@
  * streams that it has opened, none behind its stream's end, and heads that can be decompressed.
  */
 #include <nghttp2/nghttp2.h>
+#include <stdatomic.h>
 
 #include "exchange.h"
 #include "fuzz.h"
@@ -125,7 +126,7 @@ static void read_steps(script *s, const uint8_t *at, const uint8_t *end)
 
 /* ---- What handlers see ------------------------------------------------------------------------------- */
 
-static size_t handled;
+static atomic_size_t handled;
 
 static void check_request(const http_request *request, size_t body_size)
 {
@@ -251,7 +252,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static script s;
 	if (!server)
 		server = serve();
-	s.size = s.pause_count = s.heads = handled = 0;
+	s.size = s.pause_count = s.heads = 0;
+	handled = 0;
 	s.frames_only = true;
 	HOLDS(nghttp2_hd_deflate_new(&s.deflater, 4096) == 0);
 	put(&s, NGHTTP2_CLIENT_MAGIC, NGHTTP2_CLIENT_MAGIC_LEN);

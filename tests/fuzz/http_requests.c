@@ -7,6 +7,7 @@
  * reader has read. Two that disagree there are how requests are smuggled.
  */
 #include <microhttpd.h>
+#include <pthread.h>
 #include <strings.h>
 
 #include "exchange.h"
@@ -55,6 +56,8 @@ static void add_body(record *r, const void *body, size_t size)
 /* ---- What the server has seen ------------------------------------------------------------------------ */
 
 static record seen;
+static pthread_mutex_t seen_mutex =
+	PTHREAD_MUTEX_INITIALIZER; /* the server's thread writes it, ours reads it */
 
 static void answer_it(http_request *request, http_response *response)
 {
@@ -72,6 +75,7 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 	const char *body = http_body(request, &size);
 	if (outcome->status != 200 && outcome->status != 308 && outcome->status != 413)
 		return;
+	pthread_mutex_lock(&seen_mutex);
 	add_string(&seen, http_request_method(request));
 	add_string(&seen, " ");
 	add_string(&seen, http_request_target(request));
@@ -84,6 +88,7 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 	}
 	add_body(&seen, body, outcome->status == 413 ? SIZE_MAX : size);
 	seen.heads += strcmp(http_request_method(request), "HEAD") == 0;
+	pthread_mutex_unlock(&seen_mutex);
 }
 
 /* ---- What there is to be seen ------------------------------------------------------------------------ */
@@ -377,9 +382,12 @@ static bool may_be_preface(const char *sent, size_t size)
 static void compare(http_server *server, const script *s)
 {
 	size_t answer_size;
+	pthread_mutex_lock(&seen_mutex);
 	seen = (record){0};
+	pthread_mutex_unlock(&seen_mutex);
 	const char *answer =
 		exchange(server, (const uint8_t *)s->bytes, s->size, s->pauses, s->pause_count, &answer_size);
+	pthread_mutex_lock(&seen_mutex);
 	reader wanted = read_strictly(s->bytes, s->size, seen.requests);
 	if (!agree(&wanted, &seen) && !is_beyond_knowing(s->bytes, s->size)) {
 		fprintf(stderr, "seen %zu:\n%s\nto be seen %zu:\n%s\n", seen.requests, seen.text,
@@ -390,6 +398,7 @@ static void compare(http_server *server, const script *s)
 		check_answers(answer, answer_size);
 	free(wanted.record.text);
 	free(seen.text);
+	pthread_mutex_unlock(&seen_mutex);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
