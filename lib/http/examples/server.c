@@ -81,6 +81,7 @@ int main(int argc, char **argv)
 	    http_handle_with(server, "PUT /weigh", &streams, weigh, NULL) != 0 ||
 	    http_listen(server, argc > 1 ? argv[1] : "127.0.0.1:0", bound, sizeof(bound)) != 0) {
 		perror("http_server");
+		http_server_free(server);
 		return EXIT_FAILURE;
 	}
 	printf("listening on %s\n", bound);
