@@ -169,9 +169,11 @@ static int connect_tcp(const char *address)
 		return -1;
 	}
 	const struct addrinfo *best = found;
-	for (const struct addrinfo *a = found; a && best->ai_family != AF_INET; a = a->ai_next)
-		best = a->ai_family == AF_INET ? a : best;
-	int fd = connect_to(best->ai_addr, best->ai_addrlen);
+	while (best && best->ai_family != AF_INET)
+		best = best->ai_next;
+	if (!best)
+		best = found;
+	int fd = best ? connect_to(best->ai_addr, best->ai_addrlen) : -1;
 	freeaddrinfo(found);
 	return fd;
 }

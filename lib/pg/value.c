@@ -142,7 +142,7 @@ bool pg_rows_bytes(pg_rows *rows, int column, void *buffer, size_t size, size_t 
 	}
 	for (size_t i = 0; i < n; i++)
 		((unsigned char *)buffer)[i] =
-			(unsigned char)(hex_digit(text[2 + 2 * i]) << 4 | hex_digit(text[3 + 2 * i]));
+			(unsigned char)(hex_digit(text[2 + 2 * i]) * 16 + hex_digit(text[3 + 2 * i]));
 	*length = n;
 	return true;
 }

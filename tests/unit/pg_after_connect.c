@@ -92,7 +92,7 @@ static bool refuse(ctx *c, pg_conn *session, pg_error *error, void *data)
 	if (healed)
 		return true;
 	ctx_auto *soon = ctx_with_timeout(c, 30 * CTX_MILLISECOND);
-	switch (how) {
+	switch (atomic_load(&how)) {
 	case REFUSES:
 		return false;
 	case FAILS_A_STATEMENT:

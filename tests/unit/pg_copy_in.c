@@ -107,7 +107,8 @@ Test(pg_copy_in, pieces_need_not_be_rows)
 	cr_assert_not_null(data);
 	memset(data, 'x', ROWS * ROW);
 	for (int i = 0; i < ROWS; i++) {
-		memcpy(data + i * ROW, "1\t", 2);
+		data[i * ROW] = '1';
+		data[i * ROW + 1] = '\t';
 		data[(i + 1) * ROW - 1] = '\n';
 	}
 	long before = peak_kib();
@@ -215,7 +216,8 @@ TEST_BOTH_WAYS(pg_copy_in, the_contexts_end_aborts_a_copy_that_postgresql_is_slo
 	pg_copy *copy = pg_copy_in(c, t->pool, copy_in);
 	static char row[10000];
 	memset(row, 'x', sizeof(row));
-	memcpy(row, "1\t", 2);
+	row[0] = '1';
+	row[1] = '\t';
 	row[sizeof(row) - 1] = '\n';
 	int rows = 0;
 	while (pg_copy_write(copy, row, sizeof(row)))
