@@ -91,12 +91,25 @@ void pool_connected(conn *cn)
 	pool_unlock(pool);
 }
 
+static void retry_later(pg_pool *pool);
+
+/* libuv counts from the beginning of a turn, so that a timer set late in a long one goes off before its time. */
 static void retry_now(uv_timer_t *timer)
 {
 	pg_pool *pool = container_of(timer, pg_pool, retry);
 	pool_lock(pool);
-	pool_feed(pool, 0);
+	if (backing_off(pool))
+		retry_later(pool);
+	else
+		pool_feed(pool, 0);
 	pool_unlock(pool);
+}
+
+static void retry_later(pg_pool *pool)
+{
+	int64_t wait = pool->retry_at - ctx_now();
+	wait = wait > 0 ? wait : 0;
+	uv_timer_start(&pool->retry, retry_now, (uint64_t)(wait / CTX_MILLISECOND) + 1, 0);
 }
 
 /* On the keeper. Attempts that ran side by side count as one. */
@@ -110,7 +123,7 @@ static void back_off(pg_pool *pool)
 	wait -= random_below(wait / 2);
 	pool->failures++;
 	pool->retry_at = ctx_now() + wait;
-	uv_timer_start(&pool->retry, retry_now, (uint64_t)(wait / CTX_MILLISECOND) + 1, 0);
+	retry_later(pool);
 }
 
 void pool_connect_failed(conn *cn, const pg_error *error)

@@ -260,6 +260,27 @@ Test(pg_upkeep, renews_itself_under_load)
 	test_pool_close(t);
 }
 
+static bool be_slow_and_refuse(ctx *c, pg_conn *session, pg_error *error, void *data)
+{
+	int64_t until = ctx_now() + 150 * CTX_MILLISECOND;
+	(void)c, (void)session, (void)error, (void)data;
+	while (ctx_now() < until)
+		;
+	return false;
+}
+
+/*
+ * libuv counts a timer from the beginning of its turn, so that one set late in a long turn goes off too soon. The pool
+ * found itself backing off still, and had nothing left that would have it try again.
+ */
+Test(pg_upkeep, tries_again_however_long_the_last_attempt_kept_the_loop)
+{
+	test_pool *t =
+		test_pool_open(1, &(pg_pool_options){.min_idle = 1, .after_connect = be_slow_and_refuse});
+	cr_expect(reaches(t, FAILURES, 3));
+	test_pool_close(t);
+}
+
 /* When no new one can be had, an old one is better than none. */
 Test(pg_upkeep, keeps_old_connections_while_the_server_takes_no_new_ones)
 {
