@@ -48,6 +48,7 @@ typedef struct crowd {
 	int64_t since[2 * CROWD];
 	int64_t lasted[CROWD]; /* the first kind: until they saw the server close; 0: not yet */
 	bool answered[2 * CROWD];
+	atomic_int cuts;    /* seen by the first kind */
 	atomic_int answers; /* of the second kind */
 	atomic_bool over;
 	pthread_t thread;
@@ -87,8 +88,10 @@ static void look_at(crowd *c, int i)
 {
 	bool ended = c->fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR);
 
-	if (i < CROWD && ended && !c->lasted[i])
+	if (i < CROWD && ended && !c->lasted[i]) {
 		c->lasted[i] = now_ms() - c->since[i];
+		atomic_fetch_add(&c->cuts, 1);
+	}
 	if (i >= CROWD && (c->fds[i].revents & POLLIN) && !c->answered[i]) {
 		c->answered[i] = true;
 		atomic_fetch_add(&c->answers, 1);
@@ -133,6 +136,11 @@ static void gather(crowd *c, const service *s)
 static bool all_answered(void *arg)
 {
 	return atomic_load(&((crowd *)arg)->answers) == CROWD;
+}
+
+static bool all_cut(void *arg)
+{
+	return atomic_load(&((crowd *)arg)->cuts) == CROWD;
 }
 
 static void disperse(crowd *c)
@@ -215,6 +223,7 @@ static void expect_cut_in_time(crowd *c, const service *s, int64_t all_there)
 	cr_expect(service_metric_becomes(s, "http_open_connections", 0, LIMIT_MS + LIMIT_MS / 8 + SLACK_MS),
 	          "%.0f are left", service_metric(s, "http_open_connections"));
 	allowed += (int)(all_there - c->since[0]);
+	cr_expect(eventually(all_cut, c, 5000), "only %d were told", atomic_load(&c->cuts));
 	disperse(c);
 	for (int i = 0; i < CROWD; i++) {
 		early += c->lasted[i] && c->lasted[i] < limit_ms() - 1;
