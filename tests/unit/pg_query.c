@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "pools.h"
+#include "scratch.h"
 #include "support.h"
 
 static test_pool *t;
@@ -159,19 +160,20 @@ Test(pg_query, memory_does_not_grow_with_the_result)
 
 TEST_BOTH_WAYS(pg_query, exec_counts_what_it_affected)
 {
-	must_exec(t, "CREATE TABLE IF NOT EXISTS counted (id int)");
-	must_exec(t, "TRUNCATE counted");
-	pg_rows *r = pg_exec(ctx_background(), t->pool, "INSERT INTO counted SELECT generate_series(1, 5)",
-	                     PG_NO_PARAMS);
+	scratch counted;
+	scratch_make(&counted, t, "id int");
+	pg_rows *r =
+		pg_exec(ctx_background(), t->pool,
+	                scratch_sql(&counted, "INSERT INTO @ SELECT generate_series(1, 5)"), PG_NO_PARAMS);
 	cr_expect_null(pg_rows_error(r));
 	cr_expect(eq(u64, pg_rows_affected(r), 5));
 	pg_rows_close(r);
-	r = pg_exec(ctx_background(), t->pool, "UPDATE counted SET id = id WHERE id > $1 RETURNING id",
-	            PG_PARAMS("2"));
+	r = pg_exec(ctx_background(), t->pool,
+	            scratch_sql(&counted, "UPDATE @ SET id = id WHERE id > $1 RETURNING id"), PG_PARAMS("2"));
 	cr_expect(eq(u64, pg_rows_affected(r), 3));
 	cr_expect_not(pg_rows_next(r));
 	pg_rows_close(r);
-	must_exec(t, "DROP TABLE counted");
+	scratch_drop(&counted);
 }
 
 Test(pg_query, closing_rows_early_costs_neither_the_connection_nor_the_rest_of_the_query)
