@@ -16,6 +16,8 @@
 #include <tether/loop.h>
 #include <tether/pg.h>
 
+#include "support.h"
+
 enum { QUERIES = 100000, FIBERS = 64, POOL = 16, ROUNDS = 5, ROWS = 1000000 };
 
 static const char by_key[] = "SELECT id, title, artist, price FROM album WHERE id = $1";
@@ -30,13 +32,6 @@ static int64_t cpu_ns(void)
 	getrusage(RUSAGE_SELF, &usage);
 	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64_C(1000000000) +
 	       (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * INT64_C(1000);
-}
-
-static long peak_kib(void)
-{
-	struct rusage usage;
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_maxrss;
 }
 
 static void must(bool ok, const char *why)
@@ -149,7 +144,7 @@ static void bench_rows(void)
 {
 	char n[16];
 	snprintf(n, sizeof(n), "%d", ROWS);
-	long before = peak_kib();
+	long before = support_peak_kib();
 	int64_t wall = ctx_now(), cpu = cpu_ns(), count = 0, sum = 0, id;
 	pg_rows *rows = pg_query(ctx_background(), pool, many, PG_PARAMS(n));
 	for (; pg_rows_next(rows); count++) {
@@ -159,7 +154,7 @@ static void bench_rows(void)
 	must(count == ROWS && sum == INT64_C(500000500000), "rows were lost");
 	pg_rows_close(rows);
 	report(ROW, ctx_now() - wall, cpu_ns() - cpu, ROWS);
-	printf("  %-34s %8ld KiB more at the peak\n", "", peak_kib() - before);
+	printf("  %-34s %8ld KiB more at the peak\n", "", support_peak_kib() - before);
 }
 
 static void bench_bare_rows(void)

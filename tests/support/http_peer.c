@@ -85,6 +85,13 @@ const char *http_peer_address(const http_peer_server *s)
 	return s->address;
 }
 
+bool http_peer_is_quiet(void *server)
+{
+	http_server_stats stats;
+	http_server_stats_get(http_peer_server_of(server), &stats);
+	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
+}
+
 void http_peer_drain(http_peer_server *s)
 {
 	ctx_cancel(s->ctx);

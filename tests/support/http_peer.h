@@ -40,6 +40,9 @@ void http_peer_begin(http_peer_server *s, http_tls *tls);
 http_server *http_peer_server_of(const http_peer_server *s);
 const char *http_peer_address(const http_peer_server *s);
 
+/* For eventually(): nothing is left on the server, an http_peer_server. */
+bool http_peer_is_quiet(void *server);
+
 /* Ends the context it serves under: the drain begins. Returns at once. */
 void http_peer_drain(http_peer_server *s);
 

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +28,22 @@ bool eventually(bool (*condition)(void *arg), void *arg, int timeout_ms)
 		poll(NULL, 0, 2);
 	}
 	return true;
+}
+
+struct count {
+	atomic_int *counter;
+	int value;
+};
+
+static bool is_reached(void *arg)
+{
+	const struct count *count = arg;
+	return atomic_load(count->counter) >= count->value;
+}
+
+bool eventually_counts(atomic_int *counter, int value, int timeout_ms)
+{
+	return eventually(is_reached, &(struct count){counter, value}, timeout_ms);
 }
 
 /* What tests/run says about this run. */
@@ -89,4 +106,11 @@ int support_free_port(void)
 		port = ntohs(address.sin_port);
 	close(fd);
 	return port;
+}
+
+long support_peak_kib(void)
+{
+	struct rusage usage;
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_maxrss;
 }

@@ -8,6 +8,7 @@
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,6 +21,9 @@ int64_t now_ms(void);
  * fails, and is lengthened by support_patience().
  */
 bool eventually(bool (*condition)(void *arg), void *arg, int timeout_ms);
+
+/* The same until *counter is `value` at least. */
+bool eventually_counts(atomic_int *counter, int value, int timeout_ms);
 
 /*
  * How many times longer than a plain build things may take here: 1, or more under a sanitizer or valgrind.
@@ -36,6 +40,9 @@ const char *support_database_url(void);
  */
 const char *support_built(const char *name);
 const char *support_source(const char *name);
+
+/* The most memory that this process has ever had, in KiB. */
+long support_peak_kib(void);
 
 /* A TCP port on 127.0.0.1 that was free a moment ago, or -1. */
 int support_free_port(void);

@@ -112,29 +112,6 @@ static http_peer_server *serve(http_server_options options)
 	return server;
 }
 
-struct wanted {
-	atomic_int *counter;
-	int value;
-};
-
-static bool reached(void *arg)
-{
-	const struct wanted *wanted = arg;
-	return atomic_load(wanted->counter) >= wanted->value;
-}
-
-static bool reaches(atomic_int *counter, int value)
-{
-	return eventually(reached, &(struct wanted){counter, value}, 10000);
-}
-
-static bool no_connection(void *server)
-{
-	http_server_stats stats;
-	http_server_stats_get(http_peer_server_of(server), &stats);
-	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
-}
-
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: h\r\n\r\n"
 
 static int status_of(tls_peer *p)
@@ -197,13 +174,15 @@ Test(http_bridge, a_client_that_leaves_is_gone_at_any_stage, .timeout = 120)
 			tls_peer *p = tls_peer_connect(server, NULL);
 			if (stage->sends[0])
 				cr_assert(tls_peer_send(p, stage->sends));
-			cr_assert(reaches(&seen.begun, begun + stage->begun), "%s", stage->name);
-			cr_assert(reaches(&seen.entered, entered + stage->entered), "%s", stage->name);
+			cr_assert(eventually_counts(&seen.begun, begun + stage->begun, 10000), "%s",
+			          stage->name);
+			cr_assert(eventually_counts(&seen.entered, entered + stage->entered, 10000), "%s",
+			          stage->name);
 			ways[w].leave(p);
 			over += stage->begun;
-			cr_assert(reaches(&seen.done, over), "%s, %s: the request is not over", stage->name,
-			          ways[w].name);
-			cr_assert(eventually(no_connection, server, 10000),
+			cr_assert(eventually_counts(&seen.done, over, 10000),
+			          "%s, %s: the request is not over", stage->name, ways[w].name);
+			cr_assert(eventually(http_peer_is_quiet, server, 10000),
 			          "%s, %s: the connection is not closed", stage->name, ways[w].name);
 			cr_assert(eq(int, seen.left, over), "%s, %s: not taken for a client that left",
 			          stage->name, ways[w].name);
@@ -230,12 +209,12 @@ Test(http_bridge, a_client_that_leaves_is_gone_past_full_buffers, .timeout = 60)
 		int entered = seen.entered, left = seen.left;
 		tls_peer *p = tls_peer_connect(server, NULL);
 		cr_assert(tls_peer_send(p, GET("/wait")));
-		cr_assert(reaches(&seen.entered, entered + 1));
+		cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		for (int i = 0; i < 16; i++) /* into the kernel's buffers, which take it all */
 			cr_assert(tls_peer_send_bytes(p, piece, sizeof(piece)));
 		ways[w].leave(p);
-		cr_assert(reaches(&seen.left, left + 1), "%s", ways[w].name);
-		cr_assert(eventually(no_connection, server, 10000), "%s", ways[w].name);
+		cr_assert(eventually_counts(&seen.left, left + 1, 10000), "%s", ways[w].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[w].name);
 	}
 	http_peer_stop(server);
 }
@@ -249,7 +228,7 @@ Test(http_bridge, a_half_closed_client_may_be_waiting, .timeout = 60)
 		tls_peer *p = tls_peer_connect(server, NULL);
 		cr_assert(tls_peer_send(p, GET("/sleep")));
 		if (i % 2)
-			cr_assert(reaches(&seen.entered, entered + 1));
+			cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		tls_peer_bye(p);
 		if (i % 3 == 0)
 			shut_down(p);
@@ -261,10 +240,10 @@ Test(http_bridge, a_half_closed_client_may_be_waiting, .timeout = 60)
 	int entered = seen.entered;
 	tls_peer *p = tls_peer_connect(server, NULL);
 	cr_assert(tls_peer_send(p, GET("/wait")));
-	cr_assert(reaches(&seen.entered, entered + 1));
+	cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 	shut_down(p);
-	cr_assert(reaches(&seen.left, 1));
-	cr_assert(eventually(no_connection, server, 10000));
+	cr_assert(eventually_counts(&seen.left, 1, 10000));
+	cr_assert(eventually(http_peer_is_quiet, server, 10000));
 	tls_peer_cut(p);
 	http_peer_stop(server);
 }
@@ -280,7 +259,7 @@ Test(http_bridge, http_is_told_that_this_is_https, .timeout = 60)
 	cr_expect(strstr(response.body, "This port speaks HTTPS.") != NULL, "%s", response.body);
 	http_peer_clear(&response);
 	cr_expect(eq(int, seen.begun, 0));
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	expect_serves(server);
 	http_peer_stop(server);
 }
@@ -321,7 +300,7 @@ Test(http_bridge, bad_handshakes_are_cut, .timeout = 120)
 				          bad[i].name, (long)(now_ms() - began));
 				close(fd);
 			}
-			cr_assert(eventually(no_connection, server, 10000), "%s", bad[i].name);
+			cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", bad[i].name);
 		}
 	expect_serves(server);
 	cr_expect(eq(int, seen.begun, 1));
@@ -361,13 +340,13 @@ Test(http_bridge, a_forged_record_ends_it, .timeout = 60)
 		int entered = seen.entered, left = seen.left;
 		tls_peer *p = tls_peer_connect(server, NULL);
 		cr_assert(tls_peer_send(p, GET("/wait")));
-		cr_assert(reaches(&seen.entered, entered + 1));
+		cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		cr_assert(http_peer_send_bytes(tls_peer_fd(p), forged[i], 37));
-		cr_assert(reaches(&seen.left, left + 1), "forgery %zu", i);
+		cr_assert(eventually_counts(&seen.left, left + 1, 10000), "forgery %zu", i);
 		cr_expect(ne(int, tls_peer_end(p), TLS_HANGS));
 		tls_peer_cut(p);
 	}
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	expect_serves(server);
 	http_peer_stop(server);
 }
@@ -380,7 +359,7 @@ Test(http_bridge, renegotiation_is_refused, .timeout = 60)
 	cr_assert(tls_peer_send(p, GET("/hello")));
 	cr_expect(eq(int, status_of(p), 200));
 	cr_expect(ne(int, tls_peer_handshake(p), 0), "it was renegotiated");
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	tls_peer_cut(p);
 	expect_serves(server);
 	http_peer_stop(server);
@@ -504,9 +483,9 @@ Test(http_bridge, a_reader_that_stops_is_cut, .timeout = 60)
 	http_peer_server *server = serve((http_server_options){.write_timeout = 300 * CTX_MILLISECOND});
 	tls_peer *p = tls_peer_connect(server, NULL);
 	cr_assert(tls_peer_send(p, GET("/flood")));
-	cr_assert(reaches(&seen.done, 1), "it goes on");
+	cr_assert(eventually_counts(&seen.done, 1, 10000), "it goes on");
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	cr_expect(ne(int, tls_peer_end(p), TLS_CLOSE_NOTIFY), "the stream looks whole");
 	tls_peer_cut(p);
 	http_peer_stop(server);
@@ -522,11 +501,11 @@ Test(http_bridge, a_reader_that_leaves_stops_the_writer, .timeout = 60)
 		cr_assert(tls_peer_send(p, GET("/flood")));
 		cr_assert(eventually(stalled, &last, 20000));
 		ways[w].leave(p);
-		cr_assert(reaches(&seen.done, done + 1), "%s", ways[w].name);
+		cr_assert(eventually_counts(&seen.done, done + 1, 10000), "%s", ways[w].name);
 		cr_expect(eq(int, seen.left, left + 1), "%s", ways[w].name);
 		if (ways[w].stays)
 			tls_peer_cut(p);
-		cr_assert(eventually(no_connection, server, 10000), "%s", ways[w].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[w].name);
 	}
 	http_peer_stop(server);
 }
@@ -541,7 +520,7 @@ Test(http_bridge, idle_connections_end_with_close_notify, .timeout = 60)
 	cr_expect(eq(int, status_of(p), 200));
 	cr_expect(eq(int, tls_peer_end(p), TLS_CLOSE_NOTIFY));
 	tls_peer_cut(p);
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
 }
 
@@ -558,7 +537,7 @@ Test(http_bridge, a_drain_ends_all, .timeout = 60)
 	cr_assert(tls_peer_send(asleep, GET("/sleep")));
 	cr_assert(tls_peer_send(waiting, GET("/wait")));
 	cr_assert(tls_peer_send(flooded, GET("/flood")));
-	cr_assert(reaches(&seen.entered, 3));
+	cr_assert(eventually_counts(&seen.entered, 3, 10000));
 	http_peer_drain(server);
 	cr_expect(eq(int, tls_peer_end(fresh), TLS_CLOSE_NOTIFY));
 	cr_expect(eq(int, tls_peer_end(used), TLS_CLOSE_NOTIFY));
@@ -595,7 +574,7 @@ Test(http_bridge, a_connection_counts_once, .timeout = 60)
 	close(third);
 	tls_peer_close(first);
 	tls_peer_close(second);
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	http_server_stats_get(http_peer_server_of(server), &stats);
 	cr_expect(eq(u64, stats.connections_refused, 1));
 	expect_serves(server);
@@ -621,7 +600,7 @@ struct baseline {
 static bool back_at_baseline(void *arg)
 {
 	const struct baseline *baseline = arg;
-	return no_connection(baseline->server) && open_files() <= baseline->files;
+	return http_peer_is_quiet(baseline->server) && open_files() <= baseline->files;
 }
 
 /* Every way of leaving, in the middle of a request, a thousand times over all. */
@@ -631,7 +610,7 @@ Test(http_bridge, a_thousand_leave_nothing_behind, .timeout = 300)
 	const int total = support_patience() > 5 ? 200 : 1000;
 	struct baseline baseline = {.server = serve((http_server_options){.workers = 2})};
 	expect_serves(baseline.server);
-	cr_assert(eventually(no_connection, baseline.server, 10000));
+	cr_assert(eventually(http_peer_is_quiet, baseline.server, 10000));
 	baseline.files = open_files();
 	for (int i = 0; i < total; i += BATCH) {
 		tls_peer *peers[BATCH];
@@ -640,7 +619,7 @@ Test(http_bridge, a_thousand_leave_nothing_behind, .timeout = 300)
 			peers[j] = tls_peer_connect(baseline.server, NULL);
 			cr_assert(tls_peer_send(peers[j], GET("/wait")));
 		}
-		cr_assert(reaches(&seen.entered, entered + BATCH));
+		cr_assert(eventually_counts(&seen.entered, entered + BATCH, 10000));
 		for (int j = 0; j < BATCH; j++)
 			ways[j % WAYS].leave(peers[j]);
 		for (int j = 0; j < BATCH; j++)

@@ -48,29 +48,6 @@ static void on_done(http_request *request, const http_outcome *outcome, void *da
 
 static const http_server_options watched = {.on_request = on_request, .on_done = on_done};
 
-struct wanted {
-	atomic_int *counter;
-	int value;
-};
-
-static bool reached(void *arg)
-{
-	const struct wanted *wanted = arg;
-	return atomic_load(wanted->counter) >= wanted->value;
-}
-
-static bool reaches(atomic_int *counter, int value)
-{
-	return eventually(reached, &(struct wanted){counter, value}, 10000);
-}
-
-static bool no_connection(void *server)
-{
-	http_server_stats stats;
-	http_server_stats_get(http_peer_server_of(server), &stats);
-	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
-}
-
 static void waits(http_request *request, http_response *response)
 {
 	ctx *c = http_request_ctx(request);
@@ -143,13 +120,15 @@ Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 			int begun = seen.begun, entered = seen.entered;
 			int fd = http_peer_connect(server);
 			http_peer_send(fd, stage->sends);
-			cr_assert(reaches(&seen.begun, begun + stage->begun), "%s", stage->name);
-			cr_assert(reaches(&seen.entered, entered + stage->entered), "%s", stage->name);
+			cr_assert(eventually_counts(&seen.begun, begun + stage->begun, 10000), "%s",
+			          stage->name);
+			cr_assert(eventually_counts(&seen.entered, entered + stage->entered, 10000), "%s",
+			          stage->name);
 			int rest = leave(fd, way);
 			over += stage->begun;
-			cr_assert(reaches(&seen.done, over), "%s, %s: the request is not over", stage->name,
-			          names[way]);
-			cr_assert(eventually(no_connection, server, 10000),
+			cr_assert(eventually_counts(&seen.done, over, 10000),
+			          "%s, %s: the request is not over", stage->name, names[way]);
+			cr_assert(eventually(http_peer_is_quiet, server, 10000),
 			          "%s, %s: the connection is not closed", stage->name, names[way]);
 			cr_assert(eq(int, seen.done, over), "%s, %s", stage->name, names[way]);
 			cr_assert(eq(int, seen.left, over), "%s, %s: not taken for a client that left",
@@ -216,7 +195,7 @@ Test(http_disconnect, takes_the_request_out_of_a_queue, .timeout = 60)
 		if (rest >= 0)
 			close(rest);
 	}
-	cr_assert(reaches(&seen.left, 30));
+	cr_assert(eventually_counts(&seen.left, 30, 10000));
 	http_peer_stop(server);
 	ctx_release(seen.last);
 }
@@ -236,7 +215,7 @@ Test(http_disconnect, together_with_the_request, .timeout = 120)
 			close(rest);
 		}
 	}
-	cr_assert(eventually(no_connection, server, 20000));
+	cr_assert(eventually(http_peer_is_quiet, server, 20000));
 	cr_expect(eq(int, seen.done, seen.begun));
 	cr_expect(eq(int, seen.returned, seen.entered));
 	http_peer_stop(server);
@@ -255,7 +234,7 @@ Test(http_disconnect, leaving_after_the_answer_is_none, .timeout = 60)
 		cr_expect(eq(int, response.status, 200));
 		http_peer_clear(&response);
 		int rest = leave(fd, way);
-		cr_assert(eventually(no_connection, server, 10000), "%s", names[way]);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", names[way]);
 		if (rest >= 0)
 			close(rest);
 	}
@@ -292,7 +271,7 @@ Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
 		http_peer_send(fd, i % 2 ? "GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n"
 		                         : "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
 		if (i % 4 == 1)
-			cr_assert(reaches(&seen.entered, entered + 1));
+			cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		shutdown(fd, SHUT_WR);
 		http_peer_response response = http_peer_read(fd, false);
 		cr_assert(eq(int, response.status, 200), "round %d", i);
@@ -304,10 +283,10 @@ Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
 	int entered = seen.entered;
 	int fd = http_peer_connect(server);
 	http_peer_send(fd, "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
-	cr_assert(reaches(&seen.entered, entered + 1));
+	cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 	http_peer_reset(fd);
-	cr_assert(reaches(&seen.left, 1));
-	cr_assert(eventually(no_connection, server, 10000));
+	cr_assert(eventually_counts(&seen.left, 1, 10000));
+	cr_assert(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
 	ctx_release(seen.last);
 }
@@ -332,7 +311,7 @@ struct baseline {
 static bool back_at_baseline(void *arg)
 {
 	const struct baseline *baseline = arg;
-	return no_connection(baseline->server) && open_files() == baseline->files;
+	return http_peer_is_quiet(baseline->server) && open_files() == baseline->files;
 }
 
 enum { BATCH = 50 };
@@ -346,7 +325,7 @@ static void leave_many(http_peer_server *server, int total)
 			fds[j] = http_peer_connect(server);
 			http_peer_send(fds[j], "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
 		}
-		cr_assert(reaches(&seen.entered, entered + BATCH));
+		cr_assert(eventually_counts(&seen.entered, entered + BATCH, 10000));
 		for (int j = 0; j < BATCH; j++)
 			rests[j] = leave(fds[j], (enum way)(j % WAYS));
 		for (int j = 0; j < BATCH; j++)
@@ -362,7 +341,7 @@ Test(http_disconnect, ten_thousand_leave_nothing_behind, .timeout = 300)
 	options.workers = 2;
 	struct baseline baseline = {.server = http_peer_serve(&options, routes)};
 	leave_many(baseline.server, 2 * BATCH); /* what is made on first use has been made */
-	cr_assert(eventually(no_connection, baseline.server, 10000));
+	cr_assert(eventually(http_peer_is_quiet, baseline.server, 10000));
 	baseline.files = open_files();
 	http_server_stats before, after;
 	http_server_stats_get(http_peer_server_of(baseline.server), &before);

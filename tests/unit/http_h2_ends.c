@@ -85,35 +85,12 @@ static const http_peer_route routes[] = {{"GET /wait/{n}", waits, NULL},
                                          {"GET /hello", answers, NULL},
                                          {0}};
 
-struct wanted {
-	atomic_int *counter;
-	int value;
-};
-
-static bool reached(void *arg)
-{
-	const struct wanted *wanted = arg;
-	return atomic_load(wanted->counter) >= wanted->value;
-}
-
-static bool reaches(atomic_int *counter, int value)
-{
-	return eventually(reached, &(struct wanted){counter, value}, 10000);
-}
-
-static bool all_quiet(void *server)
-{
-	http_server_stats stats;
-	http_server_stats_get(http_peer_server_of(server), &stats);
-	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
-}
-
 static void ask_to_wait(h2_peer *p, uint32_t id, int n)
 {
 	char path[32];
 	snprintf(path, sizeof(path), "/wait/%d", n);
 	h2_peer_ask(p, id, "GET", path);
-	cr_assert(reaches(&slots[n].entered, 1), "request %d does not run", n);
+	cr_assert(eventually_counts(&slots[n].entered, 1, 10000), "request %d does not run", n);
 }
 
 /* ---- RST_STREAM -------------------------------------------------------------------------------------- */
@@ -125,7 +102,7 @@ Test(http_h2_ends, a_reset_ends_one_context_alone, .timeout = 60)
 	ask_to_wait(p, 1, 0);
 	ask_to_wait(p, 3, 1);
 	h2_peer_number(p, H2_RST_STREAM, 1, H2_CANCEL);
-	cr_assert(reaches(&slots[0].done, 1));
+	cr_assert(eventually_counts(&slots[0].done, 1, 10000));
 	cr_expect(eq(ptr, (void *)slots[0].cause, (void *)&HTTP_STREAM_RESET));
 	cr_expect(eq(ptr, (void *)slots[0].done_cause, (void *)&HTTP_STREAM_RESET));
 	cr_expect(eq(int, slots[0].status, 499));
@@ -134,7 +111,7 @@ Test(http_h2_ends, a_reset_ends_one_context_alone, .timeout = 60)
 	wait_event_set(&slots[1].go);
 	cr_expect(eq(int, h2_peer_answer(p, 3)->status, 200));
 	cr_expect_null(h2_peer_so_far(p, 1)->fields, "an answer to a stream that was reset");
-	cr_assert(reaches(&slots[1].done, 1));
+	cr_assert(eventually_counts(&slots[1].done, 1, 10000));
 	cr_expect(eq(int, slots[1].status, 200));
 	cr_expect(eq(ptr, (void *)slots[1].done_cause, NULL));
 	h2_peer_close(p);
@@ -149,7 +126,7 @@ Test(http_h2_ends, half_of_a_hundred_reset, .timeout = 60)
 		ask_to_wait(p, (uint32_t)(2 * i + 1), i);
 	for (int i = 0; i < 100; i += 2)
 		h2_peer_number(p, H2_RST_STREAM, (uint32_t)(2 * i + 1), H2_CANCEL);
-	cr_assert(reaches(&done, 50));
+	cr_assert(eventually_counts(&done, 50, 10000));
 	for (int i = 0; i < 100; i++) {
 		cr_expect(eq(int, slots[i].done, i % 2 == 0), "request %d", i);
 		if (i % 2 == 0)
@@ -161,7 +138,7 @@ Test(http_h2_ends, half_of_a_hundred_reset, .timeout = 60)
 		cr_expect(eq(int, h2_peer_answer(p, (uint32_t)(2 * i + 1))->status, 200));
 	cr_expect(eq(int, p->goaways, 0));
 	h2_peer_close(p);
-	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
 }
 
@@ -172,7 +149,7 @@ Test(http_h2_ends, a_reset_while_the_body_arrives, .timeout = 60)
 	h2_peer_begin(p, 1, "POST", "/wait/5");
 	h2_peer_frame(p, H2_DATA, 0, 1, "half", 4);
 	h2_peer_number(p, H2_RST_STREAM, 1, H2_CANCEL);
-	cr_assert(reaches(&slots[5].done, 1));
+	cr_assert(eventually_counts(&slots[5].done, 1, 10000));
 	cr_expect(eq(int, slots[5].entered, 0));
 	cr_expect(eq(int, slots[5].status, 499));
 	cr_expect(eq(ptr, (void *)slots[5].done_cause, (void *)&HTTP_STREAM_RESET));
@@ -194,7 +171,7 @@ Test(http_h2_ends, a_reset_wakes_a_write_that_waits, .timeout = 60)
 	cr_assert(h2_peer_ping(p));
 	cr_expect(eq(int, slots[7].returned, 0));
 	h2_peer_number(p, H2_RST_STREAM, 1, H2_CANCEL);
-	cr_assert(reaches(&slots[7].done, 1));
+	cr_assert(eventually_counts(&slots[7].done, 1, 10000));
 	cr_expect(eq(ptr, (void *)slots[7].cause, (void *)&HTTP_STREAM_RESET));
 	cr_expect(eq(int, slots[7].status, 499));
 	h2_peer_close(p);
@@ -212,7 +189,7 @@ Test(http_h2_ends, a_reset_of_what_is_over, .timeout = 60)
 		h2_peer_number(p, H2_RST_STREAM, id, H2_CANCEL);
 	}
 	cr_expect(h2_peer_ping(p));
-	cr_assert(reaches(&done, 50));
+	cr_assert(eventually_counts(&done, 50, 10000));
 	cr_expect(eq(int, slots[SLOTS - 1].status, 200));
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -254,11 +231,11 @@ Test(http_h2_ends, the_connections_end_is_that_of_all, .timeout = 120)
 			ask_to_wait(p, (uint32_t)(2 * i + 1), i);
 		h2_peer_begin(p, 21, "POST", "/wait/10"); /* its body is on its way */
 		h2_peer_ask(p, 23, "GET", "/flood/11");   /* its answer is */
-		cr_assert(reaches(&slots[11].entered, 1));
+		cr_assert(eventually_counts(&slots[11].entered, 1, 10000));
 		h2_peer_frame(p, H2_HEADERS, 0, 25, "\x82",
 		              1); /* its head is, and nothing may come between */
 		leave(p, way);
-		cr_assert(reaches(&done, 12), "%s: %d of 12 are over", names[way], done);
+		cr_assert(eventually_counts(&done, 12, 10000), "%s: %d of 12 are over", names[way], done);
 		for (int i = 0; i < 12; i++) {
 			cr_expect(eq(int, slots[i].status, 499), "%s, %d", names[way], i);
 			cr_expect(eq(ptr, (void *)slots[i].done_cause, (void *)&HTTP_CLIENT_DISCONNECTED),
@@ -268,7 +245,7 @@ Test(http_h2_ends, the_connections_end_is_that_of_all, .timeout = 120)
 				          "%s, %d", names[way], i);
 		}
 		cr_expect(eq(int, slots[10].entered, 0));
-		cr_expect(eventually(all_quiet, server, 10000), "%s", names[way]);
+		cr_expect(eventually(http_peer_is_quiet, server, 10000), "%s", names[way]);
 		if (way == BROKEN) {
 			cr_expect(h2_peer_goes_away(p, 1));
 			cr_expect(eq(u32, p->goaway_reason, H2_PROTOCOL_ERROR));
@@ -291,7 +268,7 @@ Test(http_h2_ends, the_end_comes_with_the_requests, .timeout = 120)
 		leave(p, (enum way)(round % BROKEN));
 		h2_peer_close(p);
 	}
-	cr_expect(eventually(all_quiet, server, 20000));
+	cr_expect(eventually(http_peer_is_quiet, server, 20000));
 	cr_expect(eq(int, returned, entered));
 	http_peer_stop(server);
 }
@@ -318,7 +295,7 @@ Test(http_h2_ends, a_half_closed_client_may_be_waiting, .timeout = 60)
 	ask_to_wait(p, 1, 1);
 	http_peer_reset(p->fd);
 	p->fd = -1;
-	cr_assert(reaches(&slots[1].done, 1));
+	cr_assert(eventually_counts(&slots[1].done, 1, 10000));
 	cr_expect(eq(ptr, (void *)slots[1].cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -428,7 +405,7 @@ Test(http_h2_ends, a_drain_cuts_a_stream_visibly, .timeout = 60)
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);
 	h2_peer_ask(p, 1, "GET", "/flood/0");
-	cr_assert(reaches(&slots[0].entered, 1));
+	cr_assert(eventually_counts(&slots[0].entered, 1, 10000));
 	http_peer_drain(server);
 	h2_answer *answer = h2_peer_answer(p, 1);
 	cr_expect(answer->reset && !answer->ended);

@@ -78,29 +78,6 @@ static const http_peer_route routes[] = {{"GET /hello", answers, NULL}, {"POST /
                                          {"GET /wait", waits, NULL},    {"GET /stubborn", stubborn, NULL},
                                          {"GET /flood", floods, NULL},  {0}};
 
-struct wanted {
-	atomic_int *counter;
-	int value;
-};
-
-static bool reached(void *arg)
-{
-	const struct wanted *wanted = arg;
-	return atomic_load(wanted->counter) >= wanted->value;
-}
-
-static bool reaches(atomic_int *counter, int value)
-{
-	return eventually(reached, &(struct wanted){counter, value}, 20000);
-}
-
-static bool all_quiet(void *server)
-{
-	http_server_stats stats;
-	http_server_stats_get(http_peer_server_of(server), &stats);
-	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
-}
-
 static long resident_kib(void)
 {
 	char text[256];
@@ -155,7 +132,7 @@ static void expect_calmed(attack *once, uint32_t rounds)
 	cr_expect(eq(int, h2_peer_answer(other, 3)->status, 200), "others have suffered");
 	expect_grown_less(before, 16);
 	h2_peer_close(other);
-	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	cr_expect(eq(int, seen.done, seen.begun));
 	cr_expect(eq(int, seen.returned, seen.entered));
 	http_peer_stop(server);
@@ -195,7 +172,7 @@ Test(http_h2_limits, rapid_reset_in_one_write, .timeout = 60)
 	cr_expect(h2_peer_goes_away(p, 1));
 	cr_expect(eq(u32, p->goaway_reason, H2_ENHANCE_YOUR_CALM));
 	h2_peer_close(p);
-	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	cr_expect(lt(int, seen.begun, 300));
 	cr_expect(ge(int, seen.begun, 200));
 	cr_expect(eq(int, seen.done, seen.begun));
@@ -322,7 +299,7 @@ Test(http_h2_limits, continuations_without_end, .timeout = 60)
 	attack_with(p, send_continuation, 20000);
 	cr_expect(h2_peer_ends(p));
 	h2_peer_close(p);
-	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	cr_expect(eq(int, seen.begun, 0));
 	http_peer_stop(server);
 }
@@ -400,12 +377,12 @@ Test(http_h2_limits, a_client_that_never_reads, .timeout = 120)
 	long before = resident_kib();
 	for (uint32_t i = 0; i < 100; i++)
 		h2_peer_ask(p, 2 * i + 1, "GET", "/flood");
-	cr_assert(reaches(&seen.returned, 100));
+	cr_assert(eventually_counts(&seen.returned, 100, 20000));
 	expect_grown_less(before, 64); /* a hundred streams of 64 KiB, and their handlers' stacks */
-	cr_assert(reaches(&seen.done, 100));
+	cr_assert(eventually_counts(&seen.done, 100, 20000));
 	cr_expect(eq(int, seen.status, 499));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
-	cr_expect(eventually(all_quiet, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	h2_peer_close(p);
 	http_peer_stop(server);
 }
@@ -422,7 +399,7 @@ Test(http_h2_limits, a_client_that_pings_and_never_reads, .timeout = 60)
 	for (int i = 0; i < 200000; i++)
 		if (!h2_peer_frame(p, H2_PING, 0, 0, "12345678", 8))
 			break;
-	cr_expect(eventually(all_quiet, server, 20000));
+	cr_expect(eventually(http_peer_is_quiet, server, 20000));
 	expect_grown_less(before, 8);
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -474,13 +451,13 @@ Test(http_h2_limits, handlers_that_do_not_heed_resets, .timeout = 60)
 	}
 	for (int i = 0; i < 50; i++, id += 2)
 		h2_peer_ask(p, id, "GET", "/stubborn");
-	cr_assert(reaches(&seen.entered, 200));
+	cr_assert(eventually_counts(&seen.entered, 200, 20000));
 	h2_peer_ask(p, id, "GET", "/hello");
 	h2_answer *answer = h2_peer_answer(p, id);
 	cr_expect(answer->reset);
 	cr_expect(eq(u32, answer->reason, H2_REFUSED_STREAM));
 	seen.go = true;
-	cr_assert(reaches(&seen.returned, 200));
+	cr_assert(eventually_counts(&seen.returned, 200, 20000));
 	cr_assert(eq(int, h2_peer_answer(p, id - 2)->status, 200));
 	h2_peer_ask(p, id + 2, "GET", "/hello");
 	cr_expect(eq(int, h2_peer_answer(p, id + 2)->status, 200));
@@ -526,14 +503,14 @@ Test(http_h2_limits, time_for_the_head, .timeout = 60)
 	http_peer_server *server = serve_with(short_time, 0, 0, 0);
 	h2_peer *p = h2_peer_connect(server);
 	h2_peer_ask(p, 1, "GET", "/wait");
-	cr_assert(reaches(&seen.entered, 1));
+	cr_assert(eventually_counts(&seen.entered, 1, 20000));
 	cr_assert(h2_peer_ping(p));
 	int64_t began = now_ms();
 	h2_peer_frame(p, H2_HEADERS, 0, 3, "\x82", 1);
 	cr_expect(h2_peer_goes_away(p, 1));
 	cr_expect(h2_peer_ends(p));
 	cr_expect(ge(long, (long)(now_ms() - began), 190));
-	cr_assert(reaches(&seen.done, 1));
+	cr_assert(eventually_counts(&seen.done, 1, 20000));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -551,7 +528,7 @@ Test(http_h2_limits, time_for_the_body, .timeout = 60)
 		poll(NULL, 0, 10);
 	cr_expect(eq(int, answer->status, 408));
 	cr_expect(ge(long, (long)(now_ms() - began), 190));
-	cr_assert(reaches(&seen.done, 1));
+	cr_assert(eventually_counts(&seen.done, 1, 20000));
 	cr_expect(eq(int, seen.status, 408));
 	cr_expect(eq(int, p->goaways, 0));
 	h2_peer_ask(p, 3, "GET", "/hello");
@@ -583,8 +560,8 @@ Test(http_h2_limits, time_for_the_answer, .timeout = 60)
 	cr_expect(answer->reset);
 	cr_expect(eq(u32, answer->reason, H2_CANCEL));
 	cr_expect(ge(long, (long)(now_ms() - began), 300));
-	cr_assert(reaches(&seen.returned, 1));
-	cr_assert(reaches(&seen.done, 1));
+	cr_assert(eventually_counts(&seen.returned, 1, 20000));
+	cr_assert(eventually_counts(&seen.done, 1, 20000));
 	cr_expect(eq(int, seen.status, 499));
 	cr_expect(h2_peer_ping(p));
 	cr_expect(eq(int, seen.done, 1), "the other stream only waits for us");

@@ -88,13 +88,6 @@ static void expect_get(tls_peer *p, const char *target, int status, const char *
 	http_peer_clear(&response);
 }
 
-static bool no_connection(void *server)
-{
-	http_server_stats stats;
-	http_server_stats_get(http_peer_server_of(server), &stats);
-	return stats.connections == 0 && stats.requests == 0 && stats.fibers == 0;
-}
-
 /* ---- What is agreed on ------------------------------------------------------------------------------- */
 
 #define ONLY_1_1 "NORMAL:-VERS-ALL:+VERS-TLS1.1"
@@ -116,7 +109,7 @@ Test(http_tls, speaks_tls_1_2_and_1_3, .timeout = 60)
 			expect_get(p, "/hello", 200, "hello");
 		tls_peer_close(p);
 	}
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	cr_expect(eq(int, http_peer_stop(server), 0));
 }
 
@@ -136,7 +129,7 @@ Test(http_tls, refuses_what_is_weak, .timeout = 60)
 		cr_expect(result < 0, "%s was agreed on", refused[i]);
 		tls_peer_cut(p);
 	}
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
 }
 
@@ -158,7 +151,7 @@ Test(http_tls, alpn_decides, .timeout = 60)
 		cr_expect(eq(int, gnutls_alert_get(tls_peer_session(p)), GNUTLS_A_NO_APPLICATION_PROTOCOL));
 		tls_peer_cut(p);
 	}
-	cr_expect(eventually(no_connection, server, 10000));
+	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
 }
 
@@ -451,7 +444,7 @@ Test(http_tls, client_certificates, .timeout = 60)
 			}
 			tls_peer_cut(p);
 		}
-		cr_expect(eventually(no_connection, server, 10000));
+		cr_expect(eventually(http_peer_is_quiet, server, 10000));
 		http_peer_stop(server);
 	}
 }

@@ -4,20 +4,15 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "alloc_fault.h"
+#include "copying.h"
 #include "pools.h"
 #include "scratch.h"
 #include "support.h"
-
-enum { MILLION = 1000000 };
-
-static const ctx_error left = {ECONNRESET, "the client has left"};
 
 static test_pool *t;
 static int64_t pid; /* of the pool's one connection */
@@ -47,43 +42,7 @@ static void close_pool(void)
 
 TestSuite(pg_copy, .init = open_pool, .fini = close_pool, .timeout = 120);
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 #define EXPECT_KIND(error, kind) cr_expect(eq(str, (char *)kind_of(error), kind))
-
-static void expect_error(pg_copy *copy, const char *kind, const char *sqlstate)
-{
-	cr_assert_not_null(pg_copy_error(copy));
-	cr_expect(eq(str, (char *)kind_of(pg_copy_error(copy)), (char *)kind), "%s",
-	          pg_copy_error(copy)->message);
-	cr_expect(eq(str, (char *)pg_copy_error(copy)->sqlstate, (char *)sqlstate));
-	cr_expect(ne(str, (char *)pg_copy_error(copy)->message, ""));
-	pg_copy_close(copy);
-}
-
-static bool write_row(pg_copy *copy, int i)
-{
-	char row[64];
-	int length = snprintf(row, sizeof(row), "%d\ttitle %d\n", i, i);
-	return pg_copy_write(copy, row, (size_t)length);
-}
-
-static long peak_kib(void)
-{
-	struct rusage usage;
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_maxrss;
-}
-
-/* Under a sanitizer freed memory is kept back, so that the peak says nothing. */
-static void expect_flat(long before)
-{
-	if (support_patience() == 1)
-		cr_expect(peak_kib() - before < 4 * 1024, "%ld KiB more", peak_kib() - before);
-}
 
 /* ---- Out ---------------------------------------------------------------------------------------------- */
 
@@ -93,7 +52,7 @@ static const char endless_out[] = "COPY (SELECT generate_series(1, 1000000000)) 
 
 TEST_BOTH_WAYS(pg_copy, reads_a_million_rows_in_constant_memory)
 {
-	long before = peak_kib();
+	long before = support_peak_kib();
 	pg_copy *copy = pg_copy_out(ctx_background(), t->pool, million_out);
 	const char *row;
 	size_t size;

@@ -8,15 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
+#include "copying.h"
 #include "pools.h"
 #include "scratch.h"
 #include "support.h"
-
-enum { MILLION = 1000000 };
-
-static const ctx_error left = {ECONNRESET, "the client has left"};
 
 static test_pool *t;
 static int64_t pid; /* of the pool's one connection */
@@ -44,47 +40,11 @@ static void close_pool(void)
 
 TestSuite(pg_copy_in, .init = open_pool, .fini = close_pool, .timeout = 120);
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
-static void expect_error(pg_copy *copy, const char *kind, const char *sqlstate)
-{
-	cr_assert_not_null(pg_copy_error(copy));
-	cr_expect(eq(str, (char *)kind_of(pg_copy_error(copy)), (char *)kind), "%s",
-	          pg_copy_error(copy)->message);
-	cr_expect(eq(str, (char *)pg_copy_error(copy)->sqlstate, (char *)sqlstate));
-	cr_expect(ne(str, (char *)pg_copy_error(copy)->message, ""));
-	pg_copy_close(copy);
-}
-
-static bool write_row(pg_copy *copy, int i)
-{
-	char row[64];
-	int length = snprintf(row, sizeof(row), "%d\ttitle %d\n", i, i);
-	return pg_copy_write(copy, row, (size_t)length);
-}
-
-static long peak_kib(void)
-{
-	struct rusage usage;
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_maxrss;
-}
-
-/* Under a sanitizer freed memory is kept back, so that the peak says nothing. */
-static void expect_flat(long before)
-{
-	if (support_patience() == 1)
-		cr_expect(peak_kib() - before < 4 * 1024, "%ld KiB more", peak_kib() - before);
-}
-
 /* ---- In ----------------------------------------------------------------------------------------------- */
 
 TEST_BOTH_WAYS(pg_copy_in, writes_a_million_rows_in_constant_memory)
 {
-	long before = peak_kib();
+	long before = support_peak_kib();
 	pg_copy *copy = pg_copy_in(ctx_background(), t->pool, copy_in);
 	for (int i = 1; i <= MILLION; i++)
 		cr_assert(write_row(copy, i));
@@ -111,7 +71,7 @@ Test(pg_copy_in, pieces_need_not_be_rows)
 		data[i * ROW + 1] = '\t';
 		data[(i + 1) * ROW - 1] = '\n';
 	}
-	long before = peak_kib();
+	long before = support_peak_kib();
 	pg_copy *copy = pg_copy_in(ctx_background(), t->pool, copy_in);
 	cr_expect(pg_copy_write(copy, data, ROWS * ROW));
 	for (const char *p = "2\ttwo\n3\tthree\n"; *p; p++)
@@ -212,7 +172,7 @@ TEST_BOTH_WAYS(pg_copy_in, the_contexts_end_aborts_a_copy_that_postgresql_is_slo
 	                " $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$");
 	scratch_run(&s, "CREATE TRIGGER slow BEFORE INSERT ON @ FOR EACH ROW EXECUTE FUNCTION @_slow()");
 	ctx_auto *c = ctx_with_timeout(ctx_background(), 300 * CTX_MILLISECOND);
-	long before = peak_kib();
+	long before = support_peak_kib();
 	pg_copy *copy = pg_copy_in(c, t->pool, copy_in);
 	static char row[10000];
 	memset(row, 'x', sizeof(row));

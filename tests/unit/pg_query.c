@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "pools.h"
 #include "scratch.h"
@@ -134,19 +133,12 @@ Test(pg_query, query_row_believes_only_a_statement_that_has_ended)
 	must_exec(t, "DROP TABLE deferred");
 }
 
-static long resident_kib(void)
-{
-	struct rusage usage;
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_maxrss;
-}
-
 /* 200 MB pass through each mode. Under a sanitizer freed memory is kept back, so that the peak says nothing. */
 Test(pg_query, memory_does_not_grow_with_the_result)
 {
 	static const char sql[] = "SELECT repeat('x', 2000) FROM generate_series(1, 100000)";
 	must_exec(t, "SELECT repeat('x', 2000) FROM generate_series(1, 100)");
-	long before = resident_kib();
+	long before = support_peak_kib();
 	pg_rows_close(row(sql, PG_NO_PARAMS));
 	must_exec(t, sql);
 	pg_rows_auto *r = pg_query(ctx_background(), t->pool, sql, PG_NO_PARAMS);
@@ -155,7 +147,8 @@ Test(pg_query, memory_does_not_grow_with_the_result)
 		rows++;
 	cr_expect(eq(int, rows, 100000));
 	if (support_patience() == 1)
-		cr_expect(resident_kib() - before < 8 * 1024, "%ld KiB more", resident_kib() - before);
+		cr_expect(support_peak_kib() - before < 8 * 1024, "%ld KiB more",
+		          support_peak_kib() - before);
 }
 
 TEST_BOTH_WAYS(pg_query, exec_counts_what_it_affected)
