@@ -2,7 +2,8 @@
  * What the files of this layer share, in the order in which a request meets them:
  *
  *	systemd.c   sockets that a service manager hands over
- *	server.c    accepts, owns the workers and the drain          listen.c: addresses
+ *	server.c    owns the workers and the drain                   listen.c: addresses
+ *	accept.c    from a listening socket to a protocol
  *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	context.c   their contexts, and what these know
@@ -362,7 +363,7 @@ struct conn {
 	bool unread;      /* its request is answered, and not read to its end: see linger.c */
 	bool half_closed; /* it sends no more: see half_close_is_waiting */
 	bool kicked;      /* we have shut the socket down */
-	bool marked;      /* server.c: it reports bytes only when there are more than it has seen */
+	bool marked;      /* accept.c: it reports bytes only when there are more than it has seen */
 	bool admitted;    /* it is one of the server's count, to be given back */
 	enum conn_phase phase;
 	uint64_t since_ms; /* of uv_now: when it entered the phase, or was last seen to get on */
@@ -566,10 +567,17 @@ struct http_server {
 	atomic_uint_fast64_t requests_total, requests_refused, disconnects_total;
 };
 
-/* A connection made behind another: waits for its first bytes, which tell the protocol. NULL with errno. */
-conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate);
-
 /* The connection count fell; in a drain the last one ends the worker. */
 void worker_conn_closed(worker *w);
+
+/* ---- accept.c ---------------------------------------------------------------------------------------- */
+
+void acceptors_open(worker *w);  /* before its loop runs, or on it */
+void acceptors_close(worker *w); /* on its loop, or when that does not run; idempotent */
+void acceptors_finish(
+	worker *w); /* on its loop, at a drain: takes what waits, then lets go of the listeners */
+
+/* A connection made behind another: waits for its first bytes, which tell the protocol. NULL with errno. */
+conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate);
 
 #endif

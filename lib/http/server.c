@@ -1,5 +1,5 @@
 /*
- * The server: workers that accept, and the drain.
+ * The server: its workers, and the drain.
  *
  *	     http_serve         its context is done        drain timeout, or http_server_abort
  *	NEW ───────────► SERVING ─────────────────► DRAINING ──────────────────► (cut)
@@ -11,25 +11,16 @@
  * waits: for its context, for the workers to run out of connections, for the drain timeout.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "http_priv.h"
-#include "socket.h"
 
 enum {
-	ACCEPTS_MAX = 64,   /* of one worker in one turn, so that its requests get theirs */
-	ACCEPT_PAUSE = 100, /* milliseconds, when there are no descriptors left */
 	CONNECTIONS_DEFAULT = 10000,
 	REQUESTS_DEFAULT = 10000,
 	BODY_SIZE_DEFAULT = 1024 * 1024,
 	STACKS_KEPT = 512,
-	KEEPALIVE_IDLE = 15,    /* seconds of silence after which the kernel asks whether the peer is there */
-	KEEPALIVE_INTERVAL = 5, /* seconds between its questions */
-	KEEPALIVE_PROBES = 3,   /* unanswered ones that mean it is not */
 };
 
 static const int64_t CUT_GRACE = CTX_SECOND; /* for handlers, cancelled at the drain timeout, to answer */
@@ -139,180 +130,6 @@ int http_listen_tls(http_server *server, const char *address, http_tls *tls, cha
 	return 0;
 }
 
-/* ---- Accepting --------------------------------------------------------------------------------------- */
-
-static void set_options(const http_server *server, int fd, const struct sockaddr *address)
-{
-	/* What may stay unacknowledged, be it that the peer has died or that it does not read. */
-	int write_timeout = (int)(server->options.write_timeout / CTX_MILLISECOND);
-	const struct {
-		int level, option, value;
-	} options[] = {
-		{IPPROTO_TCP, TCP_NODELAY, 1},
-		{SOL_SOCKET, SO_KEEPALIVE, 1},
-		{IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE},
-		{IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL},
-		{IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
-		{IPPROTO_TCP, TCP_USER_TIMEOUT, write_timeout},
-	};
-	if (address->sa_family == AF_UNIX)
-		return;
-	for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++)
-		setsockopt(fd, options[i].level, options[i].option, &options[i].value, sizeof(int));
-}
-
-/* A connection that has not been given to a protocol yet is closed here. */
-static void close_greeting(conn *c)
-{
-	int fd = c->fd;
-	conn_closing(c);
-	close(fd);
-	conn_unref(c);
-}
-
-/* What an HTTP/2 connection begins with; HTTP/1.1 must not have a method of that name (RFC 9113, 3.4). */
-static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-enum { PREFACE_SIZE = sizeof(preface) - 1 };
-
-/*
- * Looks again when there are more than so many bytes: without the mark epoll would report the same ones again and
- * again. A unix socket does not heed it, and is looked at again at the next tick (see conn.c).
- */
-static void greet_past(conn *c, int bytes)
-{
-	int mark = bytes + 1;
-	setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark));
-	c->marked = true;
-	if (c->tcp)
-		hangup_watch_bytes(c);
-}
-
-/* The first bytes tell the protocol. They are left in the kernel for it. */
-static void greet(conn *c)
-{
-	char first[PREFACE_SIZE];
-	ssize_t got = recv(c->fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
-	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		hangup_watch_bytes(c);
-		return;
-	}
-	bool is_preface = got > 0 && memcmp(first, preface, (size_t)got) == 0;
-	if (c->agreed) { /* its protocol looks for itself whether that is kept */
-		is_preface = c->agreed == HTTP_2;
-	} else if (is_preface && got < PREFACE_SIZE && !c->half_closed) {
-		greet_past(c, (int)got);
-		return;
-	}
-	if (c->marked)
-		setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &(int){1}, sizeof(int));
-	if (got <= 0 || (is_preface && !h2_adopt(c)))
-		close_greeting(c);
-	else if (!is_preface)
-		h1_adopt(c->worker->h1, c);
-}
-
-/* What has arrived is served still. A client that has just connected does not know that it is about to be too late. */
-static void drain_greeting(conn *c)
-{
-	if (conn_has_unread(c))
-		greet(c);
-	else if (!conn_is_young(c))
-		close_greeting(c);
-}
-
-static const protocol greeting = {
-	.bytes = greet,
-	.hangup = close_greeting,
-	.half_close = greet,
-	.late = close_greeting,
-	.drain = drain_greeting,
-};
-
-conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate)
-{
-	conn *c = conn_new_behind(outer, fd, &greeting);
-	if (!c)
-		return NULL;
-	c->agreed = agreed;
-	c->certificate = certificate;
-	hangup_watch_bytes(c);
-	return c;
-}
-
-static void took(worker *w, int fd, const struct sockaddr *address, http_tls *tls)
-{
-	http_server *server = w->server;
-	address_count *counted;
-	if (!admit_connection(server, address, &counted)) {
-		if (!tls) /* with, it would take a handshake to say so */
-			answer_bare(fd, 503);
-		close(fd);
-		return;
-	}
-	set_options(server, fd, address);
-	conn *c = tls ? bridge_accept(w, fd, address, tls) : conn_new(w, fd, address, &greeting);
-	if (c) {
-		c->admitted = true;
-		c->counted = counted;
-		if (!tls)
-			greet(c);
-		return;
-	}
-	if (errno == ECONNREFUSED)
-		atomic_fetch_add_explicit(&server->connections_refused, 1, memory_order_relaxed);
-	admit_connection_over(server, counted);
-	close(fd);
-}
-
-/* Accepts what waits: true if there may be more. */
-static bool accept_some(worker *w, const listener *from)
-{
-	for (int i = 0; i < ACCEPTS_MAX; i++) {
-		struct sockaddr_storage address = {0};
-		socklen_t size = sizeof(address);
-		int fd = accept4(from->fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd >= 0) {
-			took(w, fd, (struct sockaddr *)&address, from->tls);
-			continue;
-		}
-		if (errno == ECONNABORTED || errno == EINTR)
-			continue;
-		return false;
-	}
-	return true;
-}
-
-static void start_accepting(worker *w);
-
-static void accept_again(uv_timer_t *timer)
-{
-	start_accepting(container_of(timer, worker, accept_again));
-}
-
-static void pause_accepting(worker *w)
-{
-	for (size_t i = 0; i < w->server->listener_count; i++)
-		uv_poll_stop(&w->acceptors[i].poll);
-}
-
-static void on_connection_waiting(uv_poll_t *poll, int status, int events)
-{
-	acceptor *a = container_of(poll, acceptor, poll);
-	(void)status, (void)events;
-	if (accept_some(a->worker, a->listener) || errno == EAGAIN || errno == EWOULDBLOCK)
-		return;
-	/* No descriptors or memory left. The socket stays readable: without a pause this would be all we do. */
-	pause_accepting(a->worker);
-	uv_timer_start(&a->worker->accept_again, accept_again, ACCEPT_PAUSE, 0);
-}
-
-static void start_accepting(worker *w)
-{
-	for (size_t i = 0; i < w->server->listener_count; i++)
-		uv_poll_start(&w->acceptors[i].poll, UV_READABLE, on_connection_waiting);
-}
-
 /* ---- The end of a worker ----------------------------------------------------------------------------- */
 
 /* In a drain, with no connection left, there is nothing more to come. */
@@ -331,38 +148,11 @@ void worker_conn_closed(worker *w)
 	stop_if_idle(w);
 }
 
-/*
- * The listening sockets are the server's, each worker borrows them: from its start until it has counted itself off
- * workers_accepting. This comes before that. libuv takes the descriptors out of epoll here, not later.
- */
-static void close_acceptors(worker *w)
-{
-	if (!w->accepting)
-		return;
-	w->accepting = false;
-	for (size_t i = 0; i < w->server->listener_count; i++)
-		uv_close((uv_handle_t *)&w->acceptors[i].poll, NULL);
-	uv_close((uv_handle_t *)&w->accept_again, NULL);
-}
-
-/* What waits in the kernel has been accepted on its client's behalf and is served. The last one shuts the door. */
-static void stop_accepting(worker *w)
-{
-	http_server *server = w->server;
-	close_acceptors(w);
-	for (size_t i = 0; i < server->listener_count; i++)
-		while (accept_some(w, &server->listeners[i]))
-			;
-	if (atomic_fetch_sub(&server->workers_accepting, 1) == 1)
-		for (size_t i = 0; i < server->listener_count; i++)
-			listener_close(&server->listeners[i]);
-}
-
 /* On the worker's loop. */
 static void drain_worker(loop_task *task)
 {
 	worker *w = container_of(task, worker, drain);
-	stop_accepting(w);
+	acceptors_finish(w);
 	w->draining = true;
 	conns_drain(w);
 	stop_if_idle(w);
@@ -379,7 +169,7 @@ static void cut_worker(loop_task *task)
 /* Closes the handles, on the loop's thread, or before the loop has run. */
 static void close_handles(worker *w)
 {
-	close_acceptors(w);
+	acceptors_close(w);
 	uv_close((uv_handle_t *)&w->ticks, NULL);
 	h2_stop(w);
 	h1_stop(w->h1);
@@ -409,14 +199,7 @@ static int worker_init(worker *w, http_server *server, ctx *base)
 	if (!w->h1)
 		return -1;
 	uv_timer_init(loop_uv(w->loop), &w->ticks);
-	uv_timer_init(loop_uv(w->loop), &w->accept_again);
-	for (size_t i = 0; i < server->listener_count; i++) {
-		w->acceptors[i].worker = w;
-		w->acceptors[i].listener = &server->listeners[i];
-		uv_poll_init(loop_uv(w->loop), &w->acceptors[i].poll, server->listeners[i].fd);
-	}
-	start_accepting(w);
-	w->accepting = true;
+	acceptors_open(w);
 	h2_start(w);
 	loop_exit_add(w->loop, &w->on_exit);
 	return 0;
