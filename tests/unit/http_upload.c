@@ -1,154 +1,19 @@
 /*
  * Bodies that the handler reads as they come: in order, no faster than it reads, and no longer than it is wanted.
+ * Over HTTP/1.1; http_upload_h2.c has the same over HTTP/2.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <tether/loop.h>
-
-#include "h2_peer.h"
-#include "http_peer.h"
 #include "support.h"
-
-static struct {
-	atomic_size_t read; /* bytes, by the handler */
-	atomic_int entered, done, status, error;
-	_Atomic(const ctx_error *) cause;
-	atomic_bool wrong; /* a byte that was not the one sent */
-	wait_event go;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	atomic_store(&seen.status, outcome->status);
-	atomic_fetch_add(&seen.done, 1);
-}
-
-static bool has_read(void *size)
-{
-	return atomic_load(&seen.read) >= *(size_t *)size;
-}
-
-static bool is_done(void *count)
-{
-	return atomic_load(&seen.done) >= *(int *)count;
-}
-
-static bool is_entered(void *count)
-{
-	return atomic_load(&seen.entered) >= *(int *)count;
-}
-
-/* The byte at that place of every body sent here. */
-static char byte_at(size_t at)
-{
-	return (char)(at * 7 + at / 251);
-}
-
-static void fill(char *data, size_t size, size_t from)
-{
-	for (size_t i = 0; i < size; i++)
-		data[i] = byte_at(from + i);
-}
-
-/* Reads to the end, and says how that was. */
-static void read_all(http_request *request, http_response *response)
-{
-	char piece[10000], text[64];
-	ssize_t got;
-	while ((got = http_body_read(request, piece, sizeof(piece))) > 0) {
-		for (ssize_t i = 0; i < got; i++)
-			if (piece[i] != byte_at(seen.read + (size_t)i))
-				atomic_store(&seen.wrong, true);
-		atomic_fetch_add(&seen.read, (size_t)got);
-	}
-	atomic_store(&seen.error, got < 0 ? errno : 0);
-	atomic_store(&seen.cause, ctx_cause(http_request_ctx(request)));
-	snprintf(text, sizeof(text), "%zu", atomic_load(&seen.read));
-	http_response_text(response, 200, text);
-}
-
-static void reads(http_request *request, http_response *response)
-{
-	atomic_fetch_add(&seen.entered, 1);
-	cr_expect(eq(str, (char *)http_body(request, NULL), ""));
-	read_all(request, response);
-}
-
-static void reads_when_told(http_request *request, http_response *response)
-{
-	atomic_fetch_add(&seen.entered, 1);
-	wait_event_wait(NULL, &seen.go);
-	read_all(request, response);
-}
-
-static void does_not_read(http_request *request, http_response *response)
-{
-	(void)request;
-	atomic_fetch_add(&seen.entered, 1);
-	http_response_text(response, 403, "no, thank you");
-}
-
-static void writes_before_the_end(http_request *request, http_response *response)
-{
-	char piece[100];
-	atomic_fetch_add(&seen.entered, 1);
-	ssize_t got = http_body_read(request, piece, 1);
-	http_write(response, piece, got > 0 ? (size_t)got : 0);
-	bool refused = http_body_read(request, piece, sizeof(piece)) == -1 && errno == EPIPE;
-	for (int i = 0; i < 2000; i++)
-		http_write(response, piece, sizeof(piece));
-	http_write(response, refused ? "yes" : "no ", 3);
-}
-
-static void reads_none(http_request *request, http_response *response)
-{
-	char piece[10];
-	cr_expect(eq(int, (int)http_body_read(request, piece, 0), -1));
-	cr_expect(eq(int, errno, EINVAL));
-	atomic_store(&seen.error, (int)http_body_read(request, piece, sizeof(piece)));
-	http_response_text(response, 200, "");
-}
-
-static http_peer_server *serve(const http_server_options *options)
-{
-	static const struct {
-		const char *pattern;
-		http_handler *handler;
-		http_route_options options;
-	} routes[] = {
-		{"/read", reads, {.streams_body = true}},
-		{"/large", reads, {.streams_body = true, .body_size = (size_t)1 << 30}},
-		{"/small", reads, {.streams_body = true, .body_size = 1000}},
-		{"/told", reads_when_told, {.streams_body = true, .body_size = (size_t)1 << 30}},
-		{"/forbidden", does_not_read, {.streams_body = true, .body_size = (size_t)1 << 30}},
-		{"/write", writes_before_the_end, {.streams_body = true}},
-		{"/none", reads_none, {.streams_body = true}},
-		{"/whole", read_all, {.body_size = 1000}},
-	};
-	http_server_options chosen = {0};
-	if (options)
-		chosen = *options;
-	chosen.on_done = on_done;
-	http_peer_server *server = http_peer_prepare(&chosen);
-	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++)
-		cr_assert(eq(int,
-		             http_handle_with(http_peer_server_of(server), routes[i].pattern,
-		                              &routes[i].options, routes[i].handler, NULL),
-		             0));
-	http_peer_begin(server, NULL);
-	return server;
-}
+#include "uploads.h"
 
 /* Sends a head, and with a size in it not -1 what delimits the body. */
 static int begin(http_peer_server *server, const char *path, long size, const char *fields)
@@ -233,7 +98,7 @@ Test(http_upload, chunks_that_come_together, .timeout = 60)
 	memcpy(sent + size, last, sizeof(last));
 	int fd = begin(server, "/told", -1, "");
 	/* The handler reads late: all that fits has come by then. */
-	cr_assert(eventually(is_entered, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.entered, 1, 10000));
 	wait_event_set(&seen.go);
 	http_peer_send_bytes(fd, sent, size + 5);
 	expect_answer(fd, 200, "100000");
@@ -310,7 +175,7 @@ Test(http_upload, what_has_no_body_ends_at_once, .timeout = 60)
 
 static void expect_cancelled(int count)
 {
-	cr_assert(eventually(is_done, &count, 10000));
+	cr_assert(eventually_counts(&seen.done, count, 10000));
 	cr_expect(eq(int, seen.error, ECANCELED));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 	cr_expect(eq(int, seen.status, 499));
@@ -333,7 +198,7 @@ Test(http_upload, a_client_that_leaves_amid_the_body_cancels, .timeout = 60)
 	/* Bytes that are no chunk are no end either. */
 	int fd = begin(server, "/read", -1, "");
 	http_peer_send(fd, "zz\r\n");
-	cr_assert(eventually(is_done, &(int){3}, 10000));
+	cr_assert(eventually_counts(&seen.done, 3, 10000));
 	cr_expect(eq(int, seen.error, ECANCELED));
 	close(fd);
 	http_peer_stop(server);
@@ -362,13 +227,13 @@ Test(http_upload, a_client_that_leaves_is_seen_past_a_full_body, .timeout = 60)
 	                 waits_for_the_end, NULL);
 	http_peer_begin(server, NULL);
 	int fd = begin(server, "/", 1000000, "");
-	send_piece(fd, 0, 100000,
-	           false); /* all that the body has room for, and some in libmicrohttpd and the kernel */
-	cr_assert(eventually(is_entered, &(int){1}, 10000));
+	/* All that the body has room for, and some in libmicrohttpd and the kernel. */
+	send_piece(fd, 0, 100000, false);
+	cr_assert(eventually_counts(&seen.entered, 1, 10000));
 	close(fd);
 	cr_assert(eventually(is_cancelled, NULL, 10000));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
-	cr_assert(eventually(is_done, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	cr_expect(eq(int, seen.status, 499));
 	http_peer_stop(server);
 }
@@ -382,7 +247,7 @@ Test(http_upload, a_client_that_stops_sending_is_told, .timeout = 60)
 	expect_answer(fd, 408, NULL);
 	cr_expect(http_peer_closed(fd));
 	close(fd);
-	cr_assert(eventually(is_done, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	cr_expect(eq(int, seen.error, ETIMEDOUT));
 	cr_expect(eq(int, seen.status, 408));
 	/* One that is held up by the handler has all the time it needs. */
@@ -485,7 +350,7 @@ Test(http_upload, continue_is_said_when_the_handler_reads, .timeout = 60)
 {
 	http_peer_server *server = serve(NULL);
 	int fd = begin(server, "/told", 1000, "Expect: 100-continue\r\n");
-	cr_assert(eventually(is_entered, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.entered, 1, 10000));
 	cr_expect(is_silent(fd), "the client was told to send what nobody has asked for");
 	wait_event_set(&seen.go);
 	cr_assert(says_continue(fd));
@@ -567,119 +432,5 @@ Test(http_upload, trailers_are_checked_and_dropped, .timeout = 60)
 		cr_expect(not(open), "%s", targets[t]);
 		close(fd);
 	}
-	http_peer_stop(server);
-}
-
-/* ---- HTTP/2 ------------------------------------------------------------------------------------------ */
-
-static void send_data(h2_peer *peer, uint32_t stream, size_t from, size_t size, bool last)
-{
-	char data[16384];
-	for (size_t sent = 0; sent < size;) {
-		size_t piece = size - sent < sizeof(data) ? size - sent : sizeof(data);
-		fill(data, piece, from + sent);
-		while (h2_peer_so_far(peer, stream)->window < (int64_t)piece || peer->window < (int64_t)piece)
-			cr_assert(h2_peer_step(peer));
-		sent += piece;
-		h2_peer_frame(peer, H2_DATA, last && sent == size ? H2_END_STREAM : 0, stream, data, piece);
-		h2_peer_so_far(peer, stream)->window -= (int64_t)piece;
-		peer->window -= (int64_t)piece;
-	}
-}
-
-Test(http_upload, http2_pieces_are_read_as_they_come, .timeout = 60)
-{
-	http_peer_server *server = serve(NULL);
-	h2_peer *peer = h2_peer_connect(server);
-	h2_peer_begin(peer, 1, "POST", "/read");
-	for (size_t sent = 0; sent < 300000;) {
-		send_data(peer, 1, sent, 30000, sent == 270000);
-		sent += 30000;
-		cr_assert(eventually(has_read, &sent, 10000));
-	}
-	h2_answer *answer = h2_peer_answer(peer, 1);
-	cr_expect(eq(int, answer->status, 200));
-	cr_expect(eq(str, answer->body, "300000"));
-	cr_expect(not(seen.wrong));
-	h2_peer_close(peer);
-	http_peer_stop(server);
-}
-
-Test(http_upload, http2_a_handler_that_does_not_read_keeps_the_window_shut, .timeout = 60)
-{
-	http_peer_server *server = serve(NULL);
-	h2_peer *peer = h2_peer_connect(server);
-	h2_peer_begin(peer, 1, "POST", "/told");
-	h2_peer_ping(peer);
-	send_data(peer, 1, 0, 65535, false);
-	h2_peer_ping(peer);
-	cr_expect(eq(i64, h2_peer_so_far(peer, 1)->window, 0));
-	/* Other streams are not held up by it. */
-	h2_peer_begin(peer, 3, "POST", "/read");
-	send_data(peer, 3, 0, 200000, true);
-	h2_answer *answer = h2_peer_answer(peer, 3);
-	cr_expect(eq(int, answer->status, 200));
-	atomic_store(&seen.read, 0);
-	wait_event_set(&seen.go);
-	send_data(peer, 1, 65535, 200000, true);
-	answer = h2_peer_answer(peer, 1);
-	cr_expect(eq(str, answer->body, "265535"));
-	cr_expect(not(seen.wrong));
-	h2_peer_close(peer);
-	http_peer_stop(server);
-}
-
-Test(http_upload, http2_a_stream_that_is_reset_cancels, .timeout = 60)
-{
-	http_peer_server *server = serve(NULL);
-	h2_peer *peer = h2_peer_connect(server);
-	h2_peer_begin(peer, 1, "POST", "/read");
-	send_data(peer, 1, 0, 1000, false);
-	cr_assert(eventually(has_read, &(size_t){1000}, 10000));
-	h2_peer_number(peer, H2_RST_STREAM, 1, H2_CANCEL);
-	cr_assert(eventually(is_done, &(int){1}, 10000));
-	cr_expect(eq(int, seen.error, ECANCELED));
-	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_STREAM_RESET));
-	h2_peer_close(peer);
-	http_peer_stop(server);
-}
-
-Test(http_upload, http2_what_is_too_long_late_or_unwanted, .timeout = 60)
-{
-	http_server_options options = {.body_timeout = 200 * CTX_MILLISECOND};
-	http_peer_server *server = serve(&options);
-	h2_peer *peer = h2_peer_connect(server);
-	h2_peer_begin(peer, 1, "POST", "/small");
-	send_data(peer, 1, 0, 1001, false);
-	cr_expect(eq(int, h2_peer_answer(peer, 1)->status, 413));
-	h2_peer_begin(peer, 3, "POST", "/forbidden");
-	cr_expect(eq(int, h2_peer_answer(peer, 3)->status, 403));
-	atomic_store(&seen.read, 0);
-	h2_peer_begin(peer, 5, "POST", "/read");
-	send_data(peer, 5, 0, 1000, false);
-	cr_expect(eq(int, h2_peer_answer(peer, 5)->status, 408));
-	h2_peer_close(peer);
-	http_peer_stop(server);
-}
-
-Test(http_upload, http2_continue_is_said_when_the_handler_reads, .timeout = 60)
-{
-	http_peer_server *server = serve(NULL);
-	h2_peer *peer = h2_peer_connect(server);
-	static const char *const fields[] = {":method", "POST",         ":path",      "/told",
-	                                     ":scheme", "http",         ":authority", "h",
-	                                     "expect",  "100-continue", NULL};
-	h2_peer_headers(peer, 1, 0, fields);
-	cr_assert(eventually(is_entered, &(int){1}, 10000));
-	h2_peer_ping(peer);
-	cr_expect(eq(int, h2_peer_so_far(peer, 1)->status, 0));
-	wait_event_set(&seen.go);
-	while (h2_peer_so_far(peer, 1)->status != 100)
-		cr_assert(h2_peer_step(peer));
-	send_data(peer, 1, 0, 1000, true);
-	h2_answer *answer = h2_peer_answer(peer, 1);
-	cr_expect(eq(int, answer->status, 200));
-	cr_expect(eq(int, answer->interim, 1));
-	h2_peer_close(peer);
 	http_peer_stop(server);
 }
