@@ -14,7 +14,7 @@
 
 #include "albumd.h"
 #include "certificates.h"
-#include "client.h"
+#include "go_twin.h"
 #include "private_db.h"
 #include "process.h"
 #include "support.h"
@@ -104,18 +104,6 @@ static void run_round(contender *c, const char *seconds, int round)
 	free(output);
 }
 
-static int ascending(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double values[], int count)
-{
-	qsort(values, (size_t)count, sizeof(*values), ascending);
-	return values[count / 2];
-}
-
 static bool start_albumd(contender *c, const char *url, const char *level)
 {
 	const certificates *made = certificates_get();
@@ -132,44 +120,6 @@ static bool start_albumd(contender *c, const char *url, const char *level)
 	}
 	free(a); /* not what it holds, which is stopped as any process */
 	return c->process;
-}
-
-static bool listens_or_ended(void *arg)
-{
-	contender *c = arg;
-	char *output = process_output(c->process);
-	char *colon = output && strchr(output, '\n') ? strrchr(output, ':') : NULL;
-	if (colon)
-		c->port = (int)strtol(colon + 1, NULL, 10);
-	free(output);
-	return c->port || process_wait(c->process, 0) >= 0;
-}
-
-/* Debian's package of lib/pq lies in a GOPATH of its own. */
-static void start_go(contender *c, const char *url)
-{
-	char program[PATH_MAX], with_ssl_off[PATH_MAX];
-	char *output = NULL;
-	snprintf(program, sizeof(program), "%s", support_built("bench/http_go"));
-	const char *const build[] = {
-		"go", "build", "-o", program, support_source("tests/bench/http_go/main.go"), NULL};
-	const char *const env[] = {"GO111MODULE=off", "GOPATH=/usr/share/gocode", "GOFLAGS=", NULL};
-	if (process_run(build, env, 300000, &output) != 0) {
-		printf("  no Go twin: it needs golang-go and golang-github-lib-pq-dev\n");
-		free(output);
-		return;
-	}
-	free(output);
-	snprintf(with_ssl_off, sizeof(with_ssl_off), "%s%csslmode=disable", url,
-	         strchr(url, '?') ? '&' : '?');
-	c->process = process_start((const char *const[]){program, with_ssl_off, NULL}, NULL);
-	if (c->process && (!eventually(listens_or_ended, c, 20000) || !c->port)) {
-		output = process_output(c->process);
-		printf("  no Go twin: %s\n", output ? output : "");
-		free(output);
-		process_stop(c->process);
-		c->process = NULL;
-	}
 }
 
 int main(int argc, char **argv)
@@ -197,7 +147,9 @@ int main(int argc, char **argv)
 		return 1;
 	printf("GET /albums/1, 64 connections, 16 to PostgreSQL, %d rounds of %s s in turns:\n", rounds,
 	       seconds);
-	start_go(&contenders[THEIRS], private_db_url(db));
+	contenders[THEIRS].process = go_twin_start(
+		&(go_twin){.driver = "lib/pq", .database_url = private_db_url(db), .pool_size = 16},
+		&contenders[THEIRS].port);
 	for (int round = 0; round < rounds; round++) {
 		for (contender *c = contenders; c < contenders + CONTENDERS; c++) {
 			if (c->process)
@@ -209,14 +161,18 @@ int main(int argc, char **argv)
 		if (!c->process)
 			continue;
 		printf("  %-28s %8.0f requests/s  %6.1f us of CPU each  p99 %6.2f ms\n", c->name,
-		       median(c->rate, rounds), median(c->cpu_us, rounds), median(c->p99_ms, rounds));
+		       support_median(c->rate, rounds), support_median(c->cpu_us, rounds),
+		       support_median(c->p99_ms, rounds));
 	}
 	printf("HTTPS: %.1f us of CPU a request more than HTTP\n",
-	       median(contenders[OURS_TLS].cpu_us, rounds) - median(contenders[OURS].cpu_us, rounds));
+	       support_median(contenders[OURS_TLS].cpu_us, rounds) -
+	               support_median(contenders[OURS].cpu_us, rounds));
 	if (contenders[THEIRS].process)
 		printf("albumd against Go: %.2f times the requests, %.2f of the CPU for each\n",
-		       median(contenders[OURS].rate, rounds) / median(contenders[THEIRS].rate, rounds),
-		       median(contenders[OURS].cpu_us, rounds) / median(contenders[THEIRS].cpu_us, rounds));
+		       support_median(contenders[OURS].rate, rounds) /
+		               support_median(contenders[THEIRS].rate, rounds),
+		       support_median(contenders[OURS].cpu_us, rounds) /
+		               support_median(contenders[THEIRS].cpu_us, rounds));
 	for (contender *c = contenders; c < contenders + CONTENDERS; c++)
 		process_stop(c->process);
 	private_db_stop(db);

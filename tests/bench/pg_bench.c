@@ -68,16 +68,9 @@ static void report(figure f, int64_t wall, int64_t cpu, double n)
 	       (double)cpu / n / 1e3);
 }
 
-static int in_order(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 static double median(figure f)
 {
-	qsort(figures[f], (size_t)taken[f], sizeof(double), in_order);
-	return figures[f][taken[f] / 2];
+	return support_median(figures[f], taken[f]);
 }
 
 static void compare(figure ours, figure bare)

@@ -189,18 +189,6 @@ static double storm_of_singles(test_pool *t, singles *s)
 	return (double)(last - first) / 1e6;
 }
 
-static int by_size(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *values)
-{
-	qsort(values, ROUNDS, sizeof(*values), by_size);
-	return values[ROUNDS / 2];
-}
-
 /* All fifty are busy, so that there is no idle connection to send the cancels; in turns, on the same server. */
 Test(pg_storm, fifty_take_a_fifth_of_the_time_of_single_requests)
 {
@@ -218,9 +206,9 @@ Test(pg_storm, fifty_take_a_fifth_of_the_time_of_single_requests)
 		theirs[round] = storm_of_singles(t, &s);
 		ours[round] = storm(loop_thread_loop(l), t, CLIENTS);
 	}
-	double ratio = median(theirs) / median(ours);
+	double ratio = support_median(theirs, ROUNDS) / support_median(ours, ROUNDS);
 	fprintf(stderr, "50 at once, none idle: %.1f ms, as single requests %.1f ms: %.1f times\n",
-	        median(ours), median(theirs), ratio);
+	        support_median(ours, ROUNDS), support_median(theirs, ROUNDS), ratio);
 	if (support_patience() == 1)
 		cr_expect(ratio >= 5, "%.1f times", ratio);
 	for (int i = 0; i < CLIENTS; i++)

@@ -92,6 +92,19 @@ const char *support_source(const char *name)
 	return join(from_runner("TETHER_SOURCE"), name);
 }
 
+static int ascending(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+double support_median(double values[], int count)
+{
+	qsort(values, (size_t)count, sizeof *values, ascending);
+	return values[count / 2];
+}
+
 int support_free_port(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -44,6 +44,9 @@ const char *support_source(const char *name);
 /* The most memory that this process has ever had, in KiB. */
 long support_peak_kib(void);
 
+/* Sorts the values: the middle one. */
+double support_median(double values[], int count);
+
 /* A TCP port on 127.0.0.1 that was free a moment ago, or -1. */
 int support_free_port(void);
 

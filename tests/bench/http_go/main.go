@@ -1,5 +1,10 @@
-// The Go twin of albumd for http_bench.c: GET /albums/{id} by net/http, database/sql and lib/pq, with the same
-// query, prepared, under the same five seconds, over as many connections.
+// The Go twin of albumd for http_bench.c and abort_bench.c: GET /albums/{id} by net/http and database/sql, with the
+// same query under the same five seconds, over as many connections.
+//
+//	http_go DRIVER URL POOL_SIZE DEADLINE
+//
+// DRIVER is "lib/pq", prepared as albumd's are; "lib/pq, unprepared"; or "pgx", which prepares by itself. ?delay=30s
+// makes the query that slow.
 package main
 
 import (
@@ -17,7 +22,10 @@ import (
 	_ "github.com/lib/pq"
 )
 
-const poolSize = 16
+const (
+	byID     = "SELECT id, title, artist, price FROM album WHERE id = $1"
+	byIDLate = byID + " AND (SELECT pg_sleep($2)) IS NOT NULL"
+)
 
 type album struct {
 	ID     int64       `json:"id"`
@@ -26,6 +34,8 @@ type album struct {
 	Price  json.Number `json:"price"`
 }
 
+type query func(ctx context.Context, args ...any) *sql.Row
+
 func must(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -33,23 +43,54 @@ func must(err error) {
 	}
 }
 
+func open(driver, url string, size int) *sql.DB {
+	name := "postgres"
+	if driver == "pgx" {
+		name = "pgx"
+	}
+	db, err := sql.Open(name, url)
+	must(err)
+	db.SetMaxOpenConns(size)
+	db.SetMaxIdleConns(size)
+	return db
+}
+
+func newQuery(db *sql.DB, driver, text string) query {
+	if driver != "lib/pq" {
+		return func(ctx context.Context, args ...any) *sql.Row { return db.QueryRowContext(ctx, text, args...) }
+	}
+	statement, err := db.Prepare(text)
+	must(err)
+	return statement.QueryRowContext
+}
+
 func main() {
-	db, err := sql.Open("postgres", os.Args[1])
+	driver, url := os.Args[1], os.Args[2]
+	size, err := strconv.Atoi(os.Args[3])
 	must(err)
-	db.SetMaxOpenConns(poolSize)
-	db.SetMaxIdleConns(poolSize)
-	byID, err := db.Prepare("SELECT id, title, artist, price FROM album WHERE id = $1")
+	deadline, err := time.ParseDuration(os.Args[4])
 	must(err)
+	db := open(driver, url, size)
+	prompt, late := newQuery(db, driver, byID), newQuery(db, driver, byIDLate)
 	http.HandleFunc("/albums/", func(w http.ResponseWriter, r *http.Request) {
 		id, err := strconv.ParseInt(strings.TrimPrefix(r.URL.Path, "/albums/"), 10, 64)
 		if err != nil {
 			http.NotFound(w, r)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(r.Context(), deadline)
 		defer cancel()
+		var row *sql.Row
+		if r.URL.RawQuery == "" {
+			row = prompt(ctx, id)
+		} else if delay, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
+			row = late(ctx, id, delay.Seconds())
+		} else {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
 		var a album
-		err = byID.QueryRowContext(ctx, id).Scan(&a.ID, &a.Title, &a.Artist, (*string)(&a.Price))
+		err = row.Scan(&a.ID, &a.Title, &a.Artist, (*string)(&a.Price))
 		if err == sql.ErrNoRows {
 			http.NotFound(w, r)
 			return

@@ -1,0 +1,5 @@
+//go:build pgx
+
+package main
+
+import _ "github.com/jackc/pgx/v4/stdlib"
