@@ -40,6 +40,18 @@ void in_fiber(void (*fn)(void *arg), void *arg)
 	in_fiber_with(NULL, fn, arg);
 }
 
+static void set_event(void *arg)
+{
+	wait_event_set(arg);
+}
+
+void fiber_yield(void)
+{
+	wait_event others_ran = WAIT_EVENT_INIT;
+	must(loop_spawn(loop_current(), set_event, &others_ran) == 0, "loop_spawn");
+	wait_event_wait(NULL, &others_ran);
+}
+
 struct loop_thread {
 	loop *loop;
 	pthread_t thread;

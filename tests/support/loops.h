@@ -11,6 +11,29 @@
 void in_fiber(void (*fn)(void *arg), void *arg);
 void in_fiber_with(const loop_options *options, void (*fn)(void *arg), void *arg);
 
+/*
+ * One test body, run on a plain thread and on a fiber:
+ *
+ *	TEST_BOTH_WAYS(suite, name)
+ *	{
+ *		…
+ *	}
+ */
+#define TEST_BOTH_WAYS(suite, name)                     \
+	static void suite##_##name(void *nothing);      \
+	Test(suite, name##_on_a_thread, .timeout = 300) \
+	{                                               \
+		suite##_##name(NULL);                   \
+	}                                               \
+	Test(suite, name##_on_a_fiber, .timeout = 300)  \
+	{                                               \
+		in_fiber(suite##_##name, NULL);         \
+	}                                               \
+	static void suite##_##name(void *nothing __attribute__((unused)))
+
+/* On a fiber: returns when every other that was ready to run has run. Aborts on failure. */
+void fiber_yield(void);
+
 /* A loop that a thread of its own runs. Aborts on failure. */
 typedef struct loop_thread loop_thread;
 loop_thread *loop_thread_start(const loop_options *options);

@@ -62,17 +62,4 @@ typedef struct test_query {
 test_query *test_query_start(test_pool *t, const char *sql);
 void test_query_join(test_query *q);
 
-/* One test body, run on a plain thread and on a fiber. */
-#define TEST_BOTH_WAYS(suite, name)                    \
-	static void suite##_##name(void *nothing);     \
-	Test(suite, name##_on_a_thread, .timeout = 60) \
-	{                                              \
-		suite##_##name(NULL);                  \
-	}                                              \
-	Test(suite, name##_on_a_fiber, .timeout = 60)  \
-	{                                              \
-		in_fiber(suite##_##name, NULL);        \
-	}                                              \
-	static void suite##_##name(void *nothing __attribute__((unused)))
-
 #endif
