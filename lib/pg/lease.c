@@ -10,7 +10,7 @@ void lease_begin(lease *l, conn *cn)
 	l->pool = cn->pool;
 	l->conn = cn;
 	l->session = NULL;
-	l->settling = false;
+	l->settling = l->taken = false;
 	atomic_store(&l->use, LEASE_IN_CALL);
 }
 
@@ -21,15 +21,19 @@ int lease_enter(lease *l)
 	return was;
 }
 
-void lease_take(lease *l, ctx *c)
+/* Once: a pinned session's may have settled, and be QUIET again, before all who saw the context's end have called. */
+bool lease_take(lease *l, ctx *c)
 {
 	int was = LEASE_QUIET;
 	pool_lock(l->pool);
-	if (atomic_compare_exchange_strong(&l->use, &was, LEASE_TAKEN)) {
+	if (!l->taken && atomic_compare_exchange_strong(&l->use, &was, LEASE_TAKEN)) {
+		l->taken = true;
 		l->conn->session = l->session;
 		l->settling = conn_return_locked(l->conn, c);
 	}
+	bool taken = l->taken || was == LEASE_TAKEN;
 	pool_unlock(l->pool);
+	return taken;
 }
 
 void lease_leave(lease *l, ctx *c)

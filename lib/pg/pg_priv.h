@@ -402,14 +402,16 @@ typedef struct lease {
 	pg_pool *pool;
 	conn *conn;       /* for who is IN_CALL */
 	pg_conn *session; /* gets the connection back after it was taken and has settled; NULL: nobody */
-	bool settling;    /* under the pool's mutex: what conn_return answered when it was taken */
+	/* Under the pool's mutex. */
+	bool settling; /* what conn_return answered when it was taken */
+	bool taken;    /* for good; of a pinned session: since its last stream began, even if it is QUIET again */
 } lease;
 enum { LEASE_QUIET, LEASE_IN_CALL, LEASE_TAKEN };
 
 void lease_begin(lease *l, conn *cn); /* IN_CALL */
 int lease_enter(lease *l);            /* what it was: QUIET means entered */
 void lease_leave(lease *l, ctx *c);   /* back to QUIET; or taken, if c is done */
-void lease_take(lease *l, ctx *c);    /* if it is QUIET; any thread */
+bool lease_take(lease *l, ctx *c);    /* if it is QUIET, once; any thread. Whether it is taken, or was */
 bool lease_end(lease *l, ctx *c);     /* while IN_CALL: gives the connection back, as conn_return */
 bool lease_is_settling(lease *l);     /* whether it is taken, and a query was in flight then */
 bool lease_was_settling(lease *l);    /* whether a query was in flight as it was taken; true only once */

@@ -101,6 +101,8 @@ conn *stream_open_in(stream *s, ctx *c, pg_conn *session, const char *sql, pg_er
 		return NULL;
 	}
 	s->lease = &session->lease;
+	if (session->returns)
+		s->lease->taken = false; /* that was another stream's, and nobody else takes it */
 	session->stream = s;
 	tell_running(cn, s->scope.ctx, sql);
 	return cn;
@@ -149,9 +151,8 @@ static void find_taken(stream *s, uint64_t affected, pg_error *error)
 
 conn *stream_enter(stream *s, uint64_t affected, pg_error *error)
 {
-	if (ctx_err(s->scope.ctx))
-		lease_take(s->lease, s->scope.ctx);
-	switch (lease_enter(s->lease)) {
+	bool taken = ctx_err(s->scope.ctx) && lease_take(s->lease, s->scope.ctx);
+	switch (taken ? LEASE_TAKEN : lease_enter(s->lease)) {
 	case LEASE_TAKEN:
 		find_taken(s, affected, error);
 		return NULL;

@@ -422,6 +422,36 @@ TEST_BOTH_WAYS(pg_tx, a_pinned_stream_that_was_stopped_leaves_the_session)
 	pg_conn_release(session);
 }
 
+/*
+ * A stream's context ended while its reader was elsewhere; its connection settled and was back in the session before the
+ * reader came. The reader's next call took it for still in flight, and gave it away a second time: to the pool, which lent
+ * it on with the session's locks and temporary tables, while the session waited for ever for its return.
+ */
+TEST_BOTH_WAYS(pg_tx, a_pinned_stream_may_be_read_after_its_session_has_settled)
+{
+	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
+	int64_t pid = backend_of(session);
+	for (int i = 1; i <= 3; i++) {
+		ctx_auto *c = ctx_with_cancel(ctx_background());
+		pg_rows *r = pg_query(c, session, "SELECT generate_series(1, 1000000000)", PG_NO_PARAMS);
+		cr_expect(pg_rows_next(r));
+		ctx_cancel(c);
+		cr_assert(settled_become(t, i));
+		cr_expect_not(pg_rows_next(r));
+		EXPECT_KIND(pg_rows_error(r), "canceled");
+		cr_expect(eq(sz, stats_of(t).idle, 0), "it is the session's");
+		pg_rows_close(r);
+		ctx_auto *soon = ctx_with_timeout(ctx_background(), 10 * CTX_SECOND);
+		r = pg_query_row(soon, session, "SELECT pg_backend_pid()", PG_NO_PARAMS);
+		int64_t served_by = 0;
+		cr_expect(pg_rows_int64(r, 0, &served_by));
+		cr_expect(eq(i64, served_by, pid));
+		pg_rows_close(r);
+	}
+	pg_conn_release(session);
+	cr_expect(eq(sz, stats_of(t).idle, 1));
+}
+
 TEST_BOTH_WAYS(pg_tx, a_pinned_session_may_be_given_back_while_it_settles)
 {
 	for (int i = 1; i <= 20; i++) {
