@@ -404,7 +404,7 @@ typedef struct lease {
 	pg_conn *session; /* gets the connection back after it was taken and has settled; NULL: nobody */
 	/* Under the pool's mutex. */
 	bool settling; /* what conn_return answered when it was taken */
-	bool taken;    /* for good; of a pinned session: since its last stream began, even if it is QUIET again */
+	bool taken; /* for good; of a pinned session: since its last stream began, even if it is QUIET again */
 } lease;
 enum { LEASE_QUIET, LEASE_IN_CALL, LEASE_TAKEN };
 

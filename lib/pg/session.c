@@ -93,10 +93,14 @@ void session_leave(pg_conn *session, ctx *c, pg_error *error)
 		lease_leave(l, session->ctx ? session->ctx : ctx_background());
 		return;
 	}
-	if (session->returns && status == PQTRANS_ACTIVE && !cn->doomed)
+	if (session->returns && status == PQTRANS_ACTIVE && !cn->doomed) {
 		cn->session = session;
-	else
+	} else {
 		session->error = *error;
+		/* What was asked for may have come just before the end: no more will. */
+		if (!session->error.kind)
+			error_set(&session->error, PG_ERROR_CONNECTION, "the connection to PostgreSQL broke");
+	}
 	error->settling = lease_end(l, c);
 }
 

@@ -462,6 +462,15 @@ int pg_stub_statements(const pg_stub *s)
 	return s->statements;
 }
 
+void pg_stub_send(pg_stub *s, const void *bytes, size_t size)
+{
+	pthread_mutex_lock(&s->mutex);
+	for (int i = 0; i < SESSIONS_MAX; i++)
+		if (s->session[i].used)
+			(void)!send(s->session[i].fd, bytes, size, MSG_NOSIGNAL);
+	pthread_mutex_unlock(&s->mutex);
+}
+
 static bool has_no_threads(void *arg)
 {
 	return ((pg_stub *)arg)->threads == 0;

@@ -8,6 +8,7 @@
 #define TESTS_PG_STUB_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum pg_stub_fault {
 	STUB_HEALTHY,
@@ -40,6 +41,9 @@ void pg_stub_set(pg_stub *s, pg_stub_fault fault);
 int pg_stub_cancels(const pg_stub *s);
 int pg_stub_sessions(const pg_stub *s);
 int pg_stub_statements(const pg_stub *s);
+
+/* Sends these bytes on every connection, unasked. */
+void pg_stub_send(pg_stub *s, const void *bytes, size_t size);
 
 /* Closes all connections and ends. */
 void pg_stub_stop(pg_stub *s);

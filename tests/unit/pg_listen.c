@@ -2,6 +2,7 @@
  * LISTEN and NOTIFY: nothing that was sent is missed in silence, and nothing of it is left on a connection that goes
  * back to the pool.
  */
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <errno.h>
@@ -284,6 +285,44 @@ Test(pg_listen, refuses_to_listen_through_a_pooler)
 	cr_expect_null(pg_conn_error(other));
 	pg_conn_release(other);
 	test_pool_close(pooled);
+	pg_stub_stop(stub);
+}
+
+static void put_int(char *to, uint32_t value)
+{
+	value = htonl(value);
+	memcpy(to, &value, sizeof(value));
+}
+
+/*
+ * A notification, and behind it bytes that are no message: libpq gives the one and finds the connection broken by the other,
+ * at once. The session knew nothing of that: it waited for the connection to come back, and wrote to its memory, which was
+ * the pool's to free, when it was released.
+ */
+TEST_BOTH_WAYS(pg_listen, a_notification_that_comes_with_the_end_is_the_last)
+{
+	static const char tail[] = "x\0last"; /* channel, payload */
+	char bytes[64] = {'A'}, *end = bytes + 1;
+	pg_stub *stub = pg_stub_start(STUB_HEALTHY);
+	test_pool *other = test_pool_open(1, &(pg_pool_options){.conninfo = pg_stub_conninfo(stub)});
+	pg_conn *listener = pg_conn_acquire(ctx_background(), other->pool);
+	ctx_auto *soon = ctx_with_timeout(ctx_background(), 10 * CTX_SECOND);
+	pg_notification n = {.payload = "none"};
+	pg_error error;
+	cr_assert(pg_listen(soon, listener, "x", &error), "%s", error.message);
+	put_int(end, 4 + 4 + sizeof(tail));
+	put_int(end + 4, 1000);
+	memcpy(end + 8, tail, sizeof(tail));
+	end += 8 + sizeof(tail);
+	memcpy(end, "A\0\0\0\0", 5);
+	pg_stub_send(stub, bytes, (size_t)(end + 5 - bytes));
+	cr_expect(pg_notification_next(soon, listener, &n, &error), "%s", error.message);
+	cr_expect(eq(str, (char *)n.payload, "last"));
+	cr_expect_not(pg_notification_next(soon, listener, &n, &error));
+	cr_expect(eq(int, error.kind, PG_ERROR_CONNECTION), "%s", error.message);
+	cr_expect(ne(ptr, (void *)pg_conn_error(listener), NULL));
+	pg_conn_release(listener);
+	test_pool_close(other);
 	pg_stub_stop(stub);
 }
 
