@@ -131,13 +131,13 @@ void album_read(album_input *album, const json_t *json, const char *document, si
 		return;
 	}
 	const char *price = "", *name;
-	size_t index = 0, price_size = 0;
+	size_t price_size = 0;
 	json_t *value;
 	/* Only read; jansson's loop wants it without const. */
 	json_object_foreach((json_t *)json, name, value)
 	{
 		size_t literal_size;
-		const char *literal = json_member_text(document, size, index++, &literal_size);
+		const char *literal = json_member_text(&document, &size, &literal_size);
 		if (strcmp(name, "price") == 0) {
 			price = literal;
 			price_size = literal_size;

@@ -157,19 +157,6 @@ static const char *value_at(const char *at, const char *end, size_t *size, const
 	return value;
 }
 
-const char *json_member_text(const char *document, size_t size, size_t index, size_t *value_size)
-{
-	const char *end = document + size;
-	const char *at = skip_space(document, end);
-	for (;; index--) {
-		at = skip_space(at + 1, end);               /* past { or , to the name */
-		at = skip_space(skip_string(at, end), end); /* past the name to : */
-		const char *value = value_at(at + 1, end, value_size, &at);
-		if (index == 0)
-			return value;
-	}
-}
-
 const char *json_element_text(const char **document, size_t *size, size_t *element_size)
 {
 	const char *end = *document + *size;
@@ -178,4 +165,15 @@ const char *json_element_text(const char **document, size_t *size, size_t *eleme
 	*document = at;
 	*size = (size_t)(end - at);
 	return element;
+}
+
+const char *json_member_text(const char **document, size_t *size, size_t *value_size)
+{
+	const char *end = *document + *size;
+	const char *name = skip_space(skip_space(*document, end) + 1, end); /* past { or , */
+	const char *colon = skip_space(skip_string(name, end), end);
+	const char *at, *value = value_at(colon + 1, end, value_size, &at);
+	*document = at;
+	*size = (size_t)(end - at);
+	return value;
 }

@@ -22,15 +22,11 @@ bool json_is_utf8(const char *string);
 json_t *json_parse(const char *document, size_t size, char *problem, size_t problem_size);
 
 /*
- * The text of the value of the index'th member of the object that a document, which json_parse has accepted,
- * consists of. Members count as jansson iterates them: in the order of the text.
- */
-const char *json_member_text(const char *document, size_t size, size_t index, size_t *value_size);
-
-/*
- * The text of the next element of the array that *document begins with, or is in the midst of, and moves both
- * beyond it. As often as jansson counts elements.
+ * The text of the next element of the array, or of the value of the object's next member, that *document, which json_parse
+ * has accepted, begins with, or is in the midst of; moves both beyond it. As often as jansson counts them, and in the order
+ * in which it iterates them: that of the text.
  */
 const char *json_element_text(const char **document, size_t *size, size_t *element_size);
+const char *json_member_text(const char **document, size_t *size, size_t *value_size);
 
 #endif

@@ -339,6 +339,28 @@ static void expect_header(const reply *r, const char *name, const char *expected
 	free(value);
 }
 
+/*
+ * To find the text of each member's value the whole document was gone through again from its beginning: a body of a
+ * megabyte with a hundred thousand members kept its worker, and everybody else's requests on it, for minutes.
+ */
+Test(albums_write, a_body_of_many_members_is_gone_through_once, .timeout = 60)
+{
+	enum { MEMBERS = 60000, MEMBER_SIZE = 16 };
+	service *s = service_start(NULL);
+	char *sent = malloc(MEMBERS * MEMBER_SIZE + 2), *at = sent;
+	char *body;
+
+	*at++ = '{';
+	for (int i = 0; i < MEMBERS; i++)
+		at += sprintf(at, "\"%x\": 0,", i);
+	at[-1] = '}';
+	cr_assert(eq(int, request(s, "POST", "/albums", AS_JSON "@", "", sent, &body), 422));
+	cr_expect_not_null(strstr(body, "\"field\":\"0\""));
+	free(body);
+	free(sent);
+	service_stop(s);
+}
+
 Test(albums_write, options, .timeout = 60)
 {
 	service *s = service_start(NULL);
