@@ -23,19 +23,28 @@ bool request_add_field(http_request *request, const char *name, size_t name_size
 	return field->name && field->value;
 }
 
-/* A redirect to where the path should have gone, with the query it came with. */
+/*
+ * A redirect to where the path should have gone, with the query it came with. Browsers take a backslash for a slash, and
+ * two of those for another host: as its escape it is neither.
+ */
 static void redirect(http_request *request, const char *location)
 {
 	const char *query = strchr(request->target, '?');
 	if (!query)
 		query = "";
-	size_t size = strlen(location) + strlen(query) + 1;
-	char *target = arena_alloc(&request->arena, size);
+	char *target = arena_alloc(&request->arena, strlen("%5C") * strlen(location) + strlen(query) + 1);
 	if (!target) {
 		request_refuse(request, 503, NULL);
 		return;
 	}
-	snprintf(target, size, "%s%s", location, query);
+	char *end = target;
+	for (; *location; location++) {
+		if (*location == '\\')
+			end = stpcpy(end, "%5C");
+		else
+			*end++ = *location;
+	}
+	stpcpy(end, query);
 	request->refused = true;
 	http_response_body(&request->response, 308, NULL, NULL, 0);
 	http_response_header(&request->response, "Location", target);

@@ -155,7 +155,8 @@ Test(http_router, unclean_paths_are_redirected, .timeout = 60)
 		       {"GET", "/a/./b", 308, "/a/b"},
 		       {"GET", "/x/../a/b", 308, "/a/b"},
 		       {"GET", "/../../a/b?x=//", 308, "/a/b?x=//"},
-		       {"GET", "//evil.example/", 308, "/evil.example/"}, /* never another host */
+		       {"GET", "//evil.example/", 308, "/evil.example/"},      /* never another host */
+		       {"GET", "//\\evil.example/", 308, "/%5Cevil.example/"}, /* to browsers \ is / */
 		       {"GET", "/d/x/..", 308, "/d/"},
 		       {"GET", "/d/..x/.y", 200, "/d/"},
 		       {"GET", "/", 404, NULL},
