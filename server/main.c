@@ -18,6 +18,7 @@
 
 #include <tether/ctx.h>
 #include <tether/http.h>
+#include <tether/loop.h>
 #include <tether/pg.h>
 
 #include "access.h"
@@ -51,9 +52,10 @@ typedef struct app {
 	http_server *admin_server; /* NULL: off */
 	char bound[128], admin_bound[128];
 	bool on_terminal, database_seen, served;
-	ctx *stop;   /* done at the first signal */
-	ctx *over;   /* done when the drain is over */
-	ctx *hangup; /* done at SIGHUP */
+	wait_event admin_serves; /* or never will */
+	ctx *stop;               /* done at the first signal */
+	ctx *over;               /* done when the drain is over */
+	ctx *hangup;             /* done at SIGHUP */
 	pthread_t threads[5];
 } app;
 
@@ -146,6 +148,8 @@ static void apply(app *a, const config *c)
 	atomic_store(&a->admin.token, c->admin_token);
 }
 
+static void on_serve(void *access);
+
 static int open_server(app *a)
 {
 	const config *c = &a->config;
@@ -170,6 +174,7 @@ static int open_server(app *a)
 		.drain_delay = c->drain_delay,
 		.share_port = c->share_port,
 		.notify = true,
+		.on_serve = on_serve,
 		.on_request = access_begin,
 		.on_done = access_end,
 		.data = &a->access,
@@ -182,6 +187,12 @@ static int open_server(app *a)
 	return listen_on(a->server, "listen", c->listen, a->tls, a->bound, sizeof(a->bound));
 }
 
+static void on_admin_serve(void *arg)
+{
+	app *a = arg;
+	wait_event_set(&a->admin_serves);
+}
+
 static int open_admin(app *a)
 {
 	if (!a->config.admin_listen)
@@ -192,7 +203,13 @@ static int open_admin(app *a)
 	a->admin.live = a->live;
 	a->admin.over = a->over;
 	a->admin.listens_on = a->bound;
-	a->admin_server = http_server_new(&(http_server_options){.workers = 1, .drain_timeout = CTX_SECOND});
+	a->admin_server = http_server_new(&(http_server_options){
+		.workers = 1,
+		.drain_timeout = CTX_SECOND,
+		.share_port = a->config.share_port,
+		.on_serve = on_admin_serve,
+		.data = a,
+	});
 	if (!a->admin_server || admin_handle(a->admin_server, &a->admin) < 0) {
 		complain("out of memory");
 		return EXIT_FAILED;
@@ -220,6 +237,7 @@ static void *serve_admin(void *arg)
 	app *a = arg;
 	if (http_serve(a->admin_server, a->over) < 0)
 		log_message(LOG_ERROR, "the admin listener could not be served", "error", strerror(errno));
+	wait_event_set(&a->admin_serves);
 	return NULL;
 }
 
@@ -354,6 +372,15 @@ static void warn_of_open_admin(const app *a)
 		            "address", a->admin_bound);
 }
 
+/* Where the ports are shared, those who come are still served by another until now. */
+static void on_serve(void *access)
+{
+	app *a = (app *)(void *)((char *)access - offsetof(app, access));
+	say_ready(a);
+	complain_in_log();
+	warn_of_open_admin(a);
+}
+
 static int start_threads(app *a, int *started)
 {
 	void *(*const runs[])(void *) = {
@@ -380,9 +407,8 @@ static int serve(app *a)
 	int started;
 	int status = start_threads(a, &started);
 	if (status == EXIT_OK) {
-		say_ready(a);
-		complain_in_log();
-		warn_of_open_admin(a);
+		if (a->admin_server)
+			wait_event_wait(NULL, &a->admin_serves);
 		a->served = true;
 		if (http_serve(a->server, a->stop) < 0) {
 			complain("cannot serve: %s", strerror(errno));

@@ -190,7 +190,7 @@ const setting settings[] = {
 	 FIELD(drain_timeout), read_duration, "10s", 0, 86400 * SECOND, NULL, 0},
 	{"drain-delay", "DURATION", "to go on accepting before that, until balancers have noticed",
 	 FIELD(drain_delay), read_duration, "0", 0, 86400 * SECOND, NULL, 0},
-	{"share-port", NULL, "let the albumd that is to take over listen on the same address meanwhile",
+	{"share-port", NULL, "let the albumd that is to take over listen on the same addresses meanwhile",
 	 FIELD(share_port), read_switch, "off", 0, 0, NULL, 0},
 	{"allow-delay", NULL, "allow GET /albums?delay=30s, which makes a query slow on purpose",
 	 FIELD(allow_delay), read_switch, "off", 0, 0, NULL, SETTING_RELOADED},

@@ -23,7 +23,8 @@ enum {
 	TICK_MAX = 1000, /* milliseconds */
 	TICK_MIN = 10,
 	TICK_DRAINING = 50,
-	GREETING_MS = 500, /* in a drain: for a client whose connection was accepted to say what it wants */
+	LAST_CALL_MS =
+		500, /* in a drain: for a client that was just accepted, or answered, to say what it wants */
 };
 
 static const int64_t millisecond = CTX_MILLISECOND;
@@ -196,12 +197,13 @@ static uint64_t allowed_ms(const conn *c)
 		break;
 	}
 	uint64_t ms = (uint64_t)(ns / millisecond);
-	return c->phase == CONN_GREETING && c->worker->draining && ms > GREETING_MS ? GREETING_MS : ms;
+	bool waits = c->phase == CONN_GREETING || (c->phase == CONN_IDLE && !c->h2);
+	return waits && c->worker->draining && ms > LAST_CALL_MS ? LAST_CALL_MS : ms;
 }
 
 bool conn_is_young(const conn *c)
 {
-	return uv_now(loop_uv(c->worker->loop)) - c->since_ms < GREETING_MS;
+	return uv_now(loop_uv(c->worker->loop)) - c->since_ms < LAST_CALL_MS;
 }
 
 /* A client that has taken something since the last look gets its time anew. */

@@ -82,7 +82,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
 	conn_enter(c, CONN_IDLE);
 	let_go(request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK && request->h1_state == ANSWERED);
 	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
-	if (c->gone || c->worker->draining)
+	if (c->gone)
 		conn_kick(c);
 	else if (c->half_closed)
 		end_if_idle(c);
@@ -132,10 +132,14 @@ static void h1_hangup(conn *c)
 		h1_resume(request);
 }
 
-/* What has begun, or arrived, is answered. */
+/*
+ * What has begun, or arrived, is answered. And a client that was answered a moment ago may be about to ask again, not
+ * knowing that it is too late: it is told by the next answer.
+ */
 static void h1_drain(conn *c)
 {
-	if (!c->request && !conn_has_unread(c))
+	bool waits = c->phase == CONN_IDLE && conn_is_young(c);
+	if (!c->request && !waits && !conn_has_unread(c))
 		conn_kick(c);
 }
 
@@ -158,6 +162,12 @@ static void h1_late(conn *c)
 	case CONN_HEAD:
 		if (socket_has_received(c->fd))
 			answer_bare(c->fd, 408);
+		break;
+	case CONN_IDLE:
+		if (conn_has_unread(c)) { /* just in time */
+			conn_enter(c, CONN_HEAD);
+			return;
+		}
 		break;
 	default:
 		break;

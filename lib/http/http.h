@@ -70,11 +70,17 @@ typedef struct http_server_options {
 	                          * may ask for an earlier one: "Prefer: wait=N", N seconds (RFC 7240) */
 	int64_t drain_timeout;   /* what requests in flight get once http_serve's context is done; 0: 10 s */
 	int64_t drain_delay; /* how long it first goes on accepting, for balancers to notice; 0: not at all */
-	bool share_port; /* SO_REUSEPORT: the process that is to take over may listen on the same TCP addresses,
-	                          * and has all new connections when this one drains */
-	bool notify;     /* tells systemd READY=1 when it serves, STOPPING=1 when it drains (sd_notify(3)) */
-	bool traces;     /* each request has an X-Request-Id and a traceparent, and its answer too */
+	/*
+	 * SO_REUSEPORT: the process that is to take over may listen on the same TCP addresses, and has all new
+	 * connections from the moment it serves. The one before then drains, having gone on accepting for 1.2 s at
+	 * least, for handshakes that began with it. Two at a time: a third waits until the first has ended.
+	 */
+	bool share_port;
+	bool notify; /* tells systemd READY=1 when it serves, STOPPING=1 when it drains (sd_notify(3)) */
+	bool traces; /* each request has an X-Request-Id and a traceparent, and its answer too */
 	bool half_close_is_waiting; /* a client that has shut down its sending side still wants its answer */
+	/* Called by http_serve, on its thread, when connections are accepted. Must not block. NULL: not called. */
+	void (*on_serve)(void *data);
 	/*
 	 * Called on the worker's loop when a connection has been accepted, with its context: a child of the server's
 	 * that ends when the connection does, and knows its two addresses (http_info_of). Must not block. Returns
@@ -118,8 +124,8 @@ int http_handle_with(http_server *server, const char *pattern, const http_route_
  * Listens on "host:port", "[v6]:port", ":port" (all interfaces) or "unix:/path"; port 0 picks a free one. Or on a
  * socket handed over by the service manager (sd_listen_fds(3)): "systemd:" is the first, "systemd:name" the first of
  * that name, not taken by an earlier call. Call it again for a second address. Writes the address bound, with its real
- * port, to bound where that is not NULL. Before http_serve only; connections queue in the kernel from here on. 0, or
- * -1 with errno (EADDRNOTAVAIL: no such socket was handed over).
+ * port, to bound where that is not NULL. Before http_serve only; connections queue in the kernel from here on, where
+ * the port is shared from http_serve on. 0, or -1 with errno (EADDRNOTAVAIL: no such socket was handed over).
  */
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size);
 

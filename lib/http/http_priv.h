@@ -56,16 +56,17 @@ _Noreturn void http_misuse(const char *call, const char *why);
 
 typedef struct listener {
 	int fd;
+	bool shared;     /* other processes may listen there too: bound only, until listener_open */
 	char *unix_path; /* to be unlinked, or NULL */
 	http_tls *tls;   /* retained; NULL: plain */
 } listener;
 
-/* As http_listen. shared: other processes may listen there too. */
+/* As http_listen. */
 int address_listen(const char *address, bool shared, listener *made, char *bound, size_t bound_size);
 /* A non-blocking socket that connects there, to be closed; -1 with errno. Looks up names, which may block. */
 int address_connect(const char *address);
-void listener_divert(
-	const listener *l);       /* new connections to the process that shares the port, if there is one */
+/* Where the address is shared, has all new connections from now on. 0, or -1 with errno. */
+int listener_open(const listener *l);
 void listener_close(listener *l); /* idempotent */
 
 /* "127.0.0.1:80", "[::1]:80", "unix" */
@@ -401,7 +402,7 @@ conn *conn_ref(conn *c);
 void conn_unref(conn *c);
 
 void conn_enter(conn *c, enum conn_phase phase);
-bool conn_is_young(const conn *c); /* it was accepted a moment ago */
+bool conn_is_young(const conn *c); /* it was accepted, or answered last, a moment ago */
 void conns_drain(worker *w);       /* all of a worker's that is draining */
 
 /* Shuts the socket down, once: the protocol will notice and close it. */

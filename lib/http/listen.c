@@ -24,7 +24,7 @@ static int listen_on(const struct sockaddr *address, socklen_t size, bool shared
 		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
 	if (address->sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-	if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0)
+	if (bind(fd, address, size) == 0 && (shared || listen(fd, BACKLOG) == 0))
 		return fd;
 	int error = errno;
 	close(fd);
@@ -217,20 +217,28 @@ int address_listen(const char *address, bool shared, listener *made, char *bound
 		snprintf(bound, bound_size, "%s", address);
 	else if (bound && getsockname(fd, (struct sockaddr *)&actual, &size) == 0)
 		address_text((struct sockaddr *)&actual, bound, bound_size);
-	*made = (listener){.fd = fd, .unix_path = path};
+	*made = (listener){.fd = fd, .shared = shared && !unix_socket && !inherited, .unix_path = path};
 	return 0;
 }
 
 /*
- * The sockets that share a port are an array, in the order in which they were bound, and the kernel would spread new
- * connections over it. This has all go to the second: the one that was bound after ours. Where there is none, the
- * answer is out of bounds, and all is as it was.
+ * A process that listens is given connections, and those that it has not accepted when it ends are lost. So one that
+ * shares a port is bound first, by which it knows whether it may, and listens when nothing can go wrong any more.
+ *
+ * The sockets that share a port are an array, in the order in which they began to listen, and the kernel would spread
+ * new connections over it. This has all go to the second: to us, if another was there before. Where there is only one,
+ * the answer is out of bounds, and all is as it was. It holds for all that share the port, and for as long as any does.
  */
-void listener_divert(const listener *l)
+int listener_open(const listener *l)
 {
 	struct sock_filter second = {.code = BPF_RET | BPF_K, .k = 1};
 	struct sock_fprog program = {.len = 1, .filter = &second};
+	if (!l->shared)
+		return 0;
+	if (listen(l->fd, BACKLOG) != 0)
+		return -1;
 	setsockopt(l->fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+	return 0;
 }
 
 void listener_close(listener *l)

@@ -25,6 +25,13 @@ enum {
 
 static const int64_t CUT_GRACE = CTX_SECOND; /* for handlers, cancelled at the drain timeout, to answer */
 
+/*
+ * For handshakes that began with us to end with us: the kernel drops what a socket that is closed had only half
+ * accepted, also where another listens on the same port (tcp_migrate_req is off by default). A packet that was lost is
+ * sent again after a second.
+ */
+static const int64_t HANDSHAKE_GRACE = 1200 * CTX_MILLISECOND;
+
 void http_misuse(const char *call, const char *why)
 {
 	fprintf(stderr, "tether: %s: %s\n", call, why);
@@ -267,6 +274,8 @@ static int start_workers(http_server *server, ctx *base)
 	int result = 0;
 	while (server->worker_count < count && result == 0)
 		result = worker_init(&workers[server->worker_count++], server, base);
+	for (size_t i = 0; i < server->listener_count && result == 0; i++)
+		result = listener_open(&server->listeners[i]);
 	pthread_mutex_unlock(&server->lock);
 	atomic_store(&server->workers_accepting, count);
 	atomic_store(&server->workers_busy, count);
@@ -305,16 +314,15 @@ static bool wait_for_idle(http_server *server, ctx *patience, int64_t timeout)
 static void leave(http_server *server)
 {
 	const http_server_options *options = &server->options;
+	int64_t delay = options->drain_delay;
 	atomic_store(&server->leaving, true);
 	if (options->notify)
 		systemd_notify("STOPPING=1");
-	for (size_t i = 0; i < server->listener_count && options->share_port; i++)
-		listener_divert(&server->listeners[i]);
-	if (options->drain_delay == 0)
-		return;
-	ctx_auto *delay = ctx_with_timeout(server->abort, options->drain_delay);
-	if (delay)
-		ctx_wait(delay);
+	if (options->share_port && delay < HANDSHAKE_GRACE)
+		delay = HANDSHAKE_GRACE;
+	ctx_auto *waiting = delay ? ctx_with_timeout(server->abort, delay) : NULL;
+	if (waiting)
+		ctx_wait(waiting);
 }
 
 static void drain(http_server *server, ctx *base)
@@ -360,6 +368,8 @@ int http_serve(http_server *server, ctx *c)
 		struct abort_hook abort = {.serving = serving};
 		if (server->options.notify)
 			systemd_notify("READY=1");
+		if (server->options.on_serve)
+			server->options.on_serve(server->options.data);
 		ctx_hook_add(server->abort, &abort.hook, on_abort);
 		ctx_wait(serving);
 		ctx_hook_remove(server->abort, &abort.hook);
