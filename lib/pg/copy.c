@@ -64,7 +64,7 @@ static void read_end(pg_copy *copy, conn *cn)
 		answer_error(a, c, cn, &copy->error);
 }
 
-static bool send_statement(pg_copy *copy, conn *cn, const char *sql)
+static bool send_text(pg_copy *copy, conn *cn, const char *sql)
 {
 	ctx *c = copy->stream.scope.ctx;
 	bool sent = PQsendPrepare(cn->pg, "", sql, 0, NULL);
@@ -80,6 +80,15 @@ static bool send_statement(pg_copy *copy, conn *cn, const char *sql)
 	}
 	conn_flush(cn);
 	return true;
+}
+
+static bool send_statement(pg_copy *copy, conn *cn, const char *sql)
+{
+	char *tagged;
+	bool sent = tags_append(copy->stream.scope.ctx, cn, sql, &tagged, &copy->error) &&
+	            send_text(copy, cn, tagged ? tagged : sql);
+	free(tagged);
+	return sent;
 }
 
 /* true: the data are on their way, or may be. */

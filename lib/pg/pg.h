@@ -84,11 +84,30 @@ typedef enum pg_query_state {
 typedef struct pg_query_event {
 	ctx *query_ctx; /* borrowed for the call: its values tell whose it is, and it knows the deadline */
 	pg_query_state state;
-	const char *sql; /* QUEUED, RUNNING: borrowed for the call; NULL where pg_conn_acquire asks */
+	const char *sql; /* QUEUED, RUNNING: untagged, borrowed for the call; NULL: pg_conn_acquire asks */
 	int backend;     /* RUNNING: the process id that PostgreSQL, or a pooler, gives for its session */
 	uint64_t rows;   /* ENDED: inserted, updated, deleted or selected, where it came to its end */
 	bool settling;   /* ENDED: its context ended in flight; on_settled is called for it, or has been */
 } pg_query_event;
+
+/*
+ * Tags say whose a statement is to who sees it in PostgreSQL: in pg_stat_activity, in the server's log, in auto_explain.
+ * They go behind its text as a comment in sqlcommenter's form, by key:
+ *
+ *	SELECT title FROM album WHERE id = $1 [comment:] request_id='7f3a',traceparent='00-4bf92f35…-01'
+ *
+ * A statement with tags is like no other, so it is not prepared but parsed and planned each time. That makes one that
+ * finds a row by its key about twice as dear to PostgreSQL, and is nothing to one that takes long. What pg_stat_activity
+ * shows ends at track_activity_query_size, 1 KiB unless set: of a long statement the tags are not seen there.
+ */
+typedef struct pg_tags pg_tags;
+
+/*
+ * Adds one, from the callback that is given tags. Both are copied, and may hold anything: each byte but letters, digits
+ * and "-._~" is written as %XX, so that nothing in them ends the comment. A value of NULL is no tag, a key that has a
+ * value keeps it, and a tag that would make all of them longer than 1000 bytes is left out. Does not block.
+ */
+void pg_tag(pg_tags *tags, const char *key, const char *value);
 
 /* Whether statements are prepared under names, once for each connection, or sent in whole each time. */
 typedef enum pg_statements {
@@ -154,7 +173,13 @@ typedef struct pg_pool_options {
 	 * the waiting from the work. NULL: not called.
 	 */
 	void (*on_query)(const pg_query_event *event, void *data);
-	void *data; /* for the three */
+	/*
+	 * Called for each statement and COPY that has got its connection, as on_query is: gives it the tags that c, its
+	 * context, asks for (pg_tag), or none. Not for BEGIN, COMMIT and the like, nor for what the pool itself asks. NULL: no
+	 * tags.
+	 */
+	void (*tag)(ctx *c, pg_tags *tags, void *data);
+	void *data; /* for the four */
 } pg_pool_options;
 
 /*
@@ -232,8 +257,9 @@ typedef struct pg_tx pg_tx;
  * pg_exec is for a statement whose rows are of no interest: see pg_rows_affected. The connection is given back.
  *
  * All three wait for a connection where they need one, first come first served. The statement is prepared once
- * for each connection and remembered by its text: give values as parameters, never as text, or the memory of
- * statements is of no use. They never return NULL: failure is told by pg_rows_error, and closing is always due.
+ * for each connection and remembered by its text, but for one with tags: give values as parameters, never as text,
+ * or the memory of statements is of no use. They never return NULL: failure is told by pg_rows_error, and closing is
+ * always due.
  */
 #define pg_query(c, where, sql, params)   \
 	_Generic((where), pg_pool *       \

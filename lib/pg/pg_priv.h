@@ -176,6 +176,15 @@ statement *statement_get(ctx *c, conn *cn, const char *sql, pg_error *error);
 void statement_forget(conn *cn, statement *st); /* that the server no longer has, or not as it was */
 void statements_free(conn *cn);
 
+/* ---- tags.c: whose a statement is, told in its text -------------------------------------------------- */
+
+/*
+ * What is to be sent for sql: *tagged, malloc()ed, with the comment of the tags that the program gives it for c; NULL
+ * where it gives none, and then sql as it is. A tagged text is like no other: neither prepared nor remembered. false
+ * with *error.
+ */
+bool tags_append(ctx *c, const conn *cn, const char *sql, char **tagged, pg_error *error);
+
 /* ---- query.c: one exchange with PostgreSQL ---------------------------------------------------------- */
 
 typedef enum answer {

@@ -185,9 +185,9 @@ static bool are_sound(const pg_params *p)
 	return sound;
 }
 
-static void rows_run(pg_rows *rows, ctx *c, conn *cn, const char *sql, const pg_params *params)
+static void rows_run(pg_rows *rows, conn *cn, const char *sql, const pg_params *params, bool prepares)
 {
-	bool prepares = cn->prepares;
+	ctx *c = rows->stream.scope.ctx;
 	if (!are_sound(params)) {
 		rows->ended = true;
 		error_set(&rows->error, PG_ERROR_USAGE,
@@ -229,7 +229,12 @@ static pg_rows *begin(pg_rows *rows, conn *cn, const char *sql, const pg_params 
 		rows->ended = true;
 		return rows;
 	}
-	rows_run(rows, rows->stream.scope.ctx, cn, sql, params);
+	char *tagged;
+	if (tags_append(rows->stream.scope.ctx, cn, sql, &tagged, &rows->error))
+		rows_run(rows, cn, tagged ? tagged : sql, params, cn->prepares && !tagged);
+	else
+		rows->ended = true;
+	free(tagged);
 	if (rows->ended)
 		stream_end(&rows->stream, rows->affected, &rows->error);
 	else

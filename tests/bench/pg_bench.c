@@ -2,7 +2,8 @@
  * lib/pg against libpq itself: what the pool, the context and the fiber add to a query and to a row.
  *
  *	query: 64 fibers on one loop, a pool of 16, pg_query_row of one row by its key; CPU of this process only.
- *	       Against one connection driven by blocking libpq calls, which is the floor for its CPU.
+ *	       Against one connection driven by blocking libpq calls, which is the floor for its CPU. And the
+ *	       same with a tag on each, which has PostgreSQL parse and plan each: by the rates, with all CPUs busy.
  *	rows:  a million rows of two columns, streamed; against a bare PQsetSingleRowMode loop.
  *
  * All of it, or what the argument names; in rounds, one after the other in each, and the medians at the end.
@@ -24,7 +25,7 @@ static const char by_key[] = "SELECT id, title, artist, price FROM album WHERE i
 static const char many[] = "SELECT i, 'title ' || i FROM generate_series(1, $1::int) i";
 
 static const char *url;
-static pg_pool *pool;
+static pg_pool *pool, *tagging;
 
 static int64_t cpu_ns(void)
 {
@@ -46,6 +47,7 @@ static void must(bool ok, const char *why)
 
 typedef enum figure {
 	QUERY,
+	TAGGED_QUERY,
 	BARE_QUERY,
 	ROW,
 	BARE_ROW,
@@ -54,57 +56,74 @@ typedef enum figure {
 
 static const char *const names[FIGURES] = {
 	[QUERY] = "pg_query_row, 64 fibers",
+	[TAGGED_QUERY] = "the same with tags",
 	[BARE_QUERY] = "bare PQexecPrepared, one connection",
 	[ROW] = "pg_rows_next, a million rows",
 	[BARE_ROW] = "bare PQsetSingleRowMode",
 };
-static double figures[FIGURES][ROUNDS];
+static double figures[FIGURES][ROUNDS], rates[FIGURES][ROUNDS];
 static int taken[FIGURES];
 
 static void report(figure f, int64_t wall, int64_t cpu, double n)
 {
+	rates[f][taken[f]] = n * 1e9 / (double)wall;
 	figures[f][taken[f]++] = (double)cpu / n / 1e3;
 	printf("  %-36s %8.0f /s  %6.3f µs CPU each\n", names[f], n * 1e9 / (double)wall,
 	       (double)cpu / n / 1e3);
 }
 
-static double median(figure f)
+static double median(figure f, double of[][ROUNDS])
 {
-	return support_median(figures[f], taken[f]);
+	return support_median(of[f], taken[f]);
 }
 
 static void compare(figure ours, figure bare)
 {
 	if (taken[ours] > 0)
-		printf("  %-36s %6.3f µs CPU each, %.2f × bare libpq\n", names[ours], median(ours),
-		       median(ours) / median(bare));
+		printf("  %-36s %6.3f µs CPU each, %.2f × bare libpq\n", names[ours], median(ours, figures),
+		       median(ours, figures) / median(bare, figures));
+}
+
+static void compare_rates(figure tagged, figure plain)
+{
+	if (taken[tagged] > 0)
+		printf("  %-36s %6.2f × the time without\n", names[tagged],
+		       median(plain, rates) / median(tagged, rates));
 }
 
 /* ---- Queries ------------------------------------------------------------------------------------------ */
 
 static int left;
 
+static void tag(ctx *c, pg_tags *tags, void *data)
+{
+	(void)c;
+	(void)data;
+	pg_tag(tags, "traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+	pg_tag(tags, "request_id", "00f067aa0ba902b7");
+}
+
 static void query_fiber(void *arg)
 {
 	ctx_auto *parent = ctx_with_cancel(ctx_background());
-	(void)arg;
+	pg_pool *from = arg;
 	while (left-- > 0) {
 		ctx_auto *c = ctx_with_timeout(parent, 5 * CTX_SECOND);
-		pg_rows_auto *rows = pg_query_row(c, pool, by_key, PG_PARAMS("1"));
+		pg_rows_auto *rows = pg_query_row(c, from, by_key, PG_PARAMS("1"));
 		must(!pg_rows_error(rows), "a query failed");
 	}
 	loop_stop(loop_current());
 }
 
-static void bench_queries(void)
+static void bench_queries(figure f, pg_pool *from, int count)
 {
 	loop *l = loop_new(NULL);
-	left = QUERIES;
+	left = count;
 	for (int i = 0; i < FIBERS; i++)
-		loop_spawn(l, query_fiber, NULL);
+		loop_spawn(l, query_fiber, from);
 	int64_t wall = ctx_now(), cpu = cpu_ns();
 	loop_run(l);
-	report(QUERY, ctx_now() - wall, cpu_ns() - cpu, QUERIES);
+	report(f, ctx_now() - wall, cpu_ns() - cpu, count);
 	loop_free(l);
 }
 
@@ -181,10 +200,13 @@ int main(int argc, char **argv)
 	must(url, "DATABASE_URL is not set");
 	pool = pg_pool_open(&(pg_pool_options){.conninfo = url, .size = POOL}, &error);
 	must(pool, error.message);
+	tagging = pg_pool_open(&(pg_pool_options){.conninfo = url, .size = POOL, .tag = tag}, &error);
+	must(tagging, error.message);
 	for (int round = 0; round < ROUNDS; round++) {
 		printf("round %d\n", round + 1);
 		if (queries) {
-			bench_queries();
+			bench_queries(QUERY, pool, QUERIES);
+			bench_queries(TAGGED_QUERY, tagging, QUERIES / 2);
 			bench_bare_queries();
 		}
 		if (rows) {
@@ -194,7 +216,9 @@ int main(int argc, char **argv)
 	}
 	printf("medians\n");
 	compare(QUERY, BARE_QUERY);
+	compare_rates(TAGGED_QUERY, QUERY);
 	compare(ROW, BARE_ROW);
 	pg_pool_close(pool);
+	pg_pool_close(tagging);
 	return 0;
 }

@@ -7,38 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pools.h"
+#include "querying.h"
 #include "scratch.h"
 #include "support.h"
 
-static test_pool *t;
-
-static void open_pool(void)
-{
-	t = test_pool_open(2, NULL);
-}
-
-static void close_pool(void)
-{
-	test_pool_close(t);
-}
-
 TestSuite(pg_query, .init = open_pool, .fini = close_pool, .timeout = 60);
-
-static pg_rows *row(const char *sql, pg_params params)
-{
-	return pg_query_row(ctx_background(), t->pool, sql, params);
-}
-
-static void expect_error(pg_rows *rows, pg_error_kind kind, const char *sqlstate)
-{
-	const pg_error *error = pg_rows_error(rows);
-	cr_assert_not_null(error);
-	cr_expect(eq(int, error->kind, kind), "%s: %s", pg_error_kind_name(error->kind), error->message);
-	cr_expect(eq(str, (char *)error->sqlstate, (char *)sqlstate));
-	cr_expect(ne(str, (char *)error->message, ""));
-	pg_rows_close(rows);
-}
 
 /* ---- Modes -------------------------------------------------------------------------------------------- */
 
