@@ -53,8 +53,10 @@ static void cut_comment(char *line)
 	}
 }
 
-static config_action read_line(config *c, written values[], char *line, int number)
+static config_action read_line(config *c, written values[], char *line, size_t size, int number)
 {
+	if (memchr(line, '\0', size)) /* all behind it would be lost without a word */
+		return wrong("%s, line %d: a NUL: this is not a text file", c->file, number);
 	cut_comment(line);
 	char *name = trim(line);
 	char *equals = strchr(name, '=');
@@ -84,8 +86,10 @@ static config_action read_file(config *c, written values[])
 	config_action action = CONFIG_SERVE;
 	char *line = NULL;
 	size_t capacity = 0;
-	for (int number = 1; action == CONFIG_SERVE && getline(&line, &capacity, file) >= 0; number++)
-		action = read_line(c, values, line, number);
+	ssize_t size;
+	for (int number = 1; action == CONFIG_SERVE && (size = getline(&line, &capacity, file)) >= 0;
+	     number++)
+		action = read_line(c, values, line, (size_t)size, number);
 	if (action == CONFIG_SERVE && ferror(file))
 		action = wrong("--config %s: %s", c->file, strerror(errno));
 	free(line);

@@ -7,10 +7,12 @@
  *	RAW SIZE bytes…                     bytes as they are
  *	PAUSE                               waits until the server has taken what came before
  *	FIELDS FLAGS STREAM SIZE lines…     a HEADERS frame of "name:value" lines, compressed as a client would
+ *	BULK FLAGS STREAM SIZE              a DATA frame of 64 times SIZE bytes
  *
  * What handlers see is a request that HTTP/1.1 could have brought as well; what the client sees is whole frames of
  * streams that it has opened, none behind its stream's end, and heads that can be decompressed.
  */
+#include <errno.h>
 #include <nghttp2/nghttp2.h>
 #include <stdatomic.h>
 
@@ -18,8 +20,8 @@
 #include "fuzz.h"
 #include "http_priv.h"
 
-enum { FRAME = 0xf0, RAW = 0xf0, PAUSE = 0xf1, FIELDS = 0xf2 };
-enum { HEAD_SIZE = 9, FRAME_MAX = 16384, STREAMS = 256, OUT_MAX = 1 << 20, MARK = -1 };
+enum { FRAME = 0xf0, RAW = 0xf0, PAUSE = 0xf1, FIELDS = 0xf2, BULK = 0xf3 };
+enum { HEAD_SIZE = 9, FRAME_MAX = 16384, STREAMS = 256, OUT_MAX = 1 << 20, BULK_UNIT = 64 };
 enum {
 	DATA,
 	HEADERS,
@@ -32,6 +34,7 @@ enum {
 	WINDOW_UPDATE,
 	CONTINUATION
 };
+enum { STREAMED_MAX = 100 * 1000 }; /* more than a window */
 enum { END_STREAM = 0x1, END_HEADERS = 0x4, PADDED = 0x8 };
 
 /* ---- What the client says ---------------------------------------------------------------------------- */
@@ -89,6 +92,12 @@ static void put_fields(script *s, uint8_t flags, uint8_t stream, const uint8_t *
 		put_frame(s, HEADERS, flags, stream, block, (size_t)made);
 }
 
+static void put_bulk(script *s, uint8_t flags, uint8_t stream, size_t units)
+{
+	static const uint8_t zeros[UINT8_MAX * BULK_UNIT];
+	put_frame(s, DATA, flags, stream, zeros, units * BULK_UNIT);
+}
+
 static void put_pause(script *s)
 {
 	if (s->pause_count < sizeof(s->pauses) / sizeof(*s->pauses))
@@ -111,6 +120,10 @@ static void read_steps(script *s, const uint8_t *at, const uint8_t *end)
 		uint8_t flags = type == RAW ? 0 : next_byte(&at, end);
 		uint8_t stream = type == RAW ? 0 : next_byte(&at, end);
 		size_t size = next_byte(&at, end);
+		if (type == BULK) {
+			put_bulk(s, flags, stream, size);
+			continue;
+		}
 		if (size > (size_t)(end - at))
 			size = (size_t)(end - at);
 		if (type == RAW)
@@ -128,9 +141,9 @@ static void read_steps(script *s, const uint8_t *at, const uint8_t *end)
 
 static atomic_size_t handled;
 
-static void check_request(const http_request *request, size_t body_size)
+static void check_request(const http_request *request)
 {
-	const char *method = http_request_method(request), *length = http_header(request, "content-length");
+	const char *method = http_request_method(request);
 	HOLDS(is_token(method, strlen(method)));
 	HOLDS(http_request_target(request)[0] == '/' && !strpbrk(http_request_target(request), " \r\n\t#"));
 	HOLDS(http_header(request, "host"));
@@ -139,6 +152,13 @@ static void check_request(const http_request *request, size_t body_size)
 		HOLDS(is_field_value(field->value, strlen(field->value)));
 	}
 	HOLDS(!http_header(request, "transfer-encoding") && !http_header(request, "connection"));
+	HOLDS(strlen(http_request_trace(request)) == 55 && http_request_id(request)[0]);
+}
+
+/* Of a body that came whole. */
+static void check_length(const http_request *request, size_t body_size)
+{
+	const char *length = http_header(request, "content-length");
 	HOLDS(!length || strtoull(length, NULL, 10) == body_size);
 }
 
@@ -147,7 +167,8 @@ static void echo(http_request *request, http_response *response)
 	size_t size;
 	const char *body = http_body(request, &size);
 	handled++;
-	check_request(request, size);
+	check_request(request);
+	check_length(request, size);
 	http_response_header(response, "Target", http_request_target(request));
 	http_response_body(response, 200, "text/plain", body, size);
 }
@@ -157,7 +178,7 @@ static void stream(http_request *request, http_response *response)
 {
 	static const char piece[10000];
 	handled++;
-	check_request(request, request->body_size);
+	check_request(request);
 	for (int i = 0; i < 10 && http_write(response, piece, sizeof(piece)) == 0; i++)
 		;
 }
@@ -165,9 +186,42 @@ static void stream(http_request *request, http_response *response)
 static void wait_a_little(http_request *request, http_response *response)
 {
 	handled++;
-	check_request(request, request->body_size);
+	check_request(request);
 	if (wait_sleep(http_request_ctx(request), 2 * CTX_MILLISECOND) == 0)
 		http_response_text(response, 200, "waited\n");
+}
+
+/* Gives back what it reads, as it comes; once it has given something, the rest is thrown away. */
+static void read_it(http_request *request, http_response *response)
+{
+	char piece[1000];
+	size_t size = 0;
+	ssize_t got;
+	handled++;
+	check_request(request);
+	while ((got = http_body_read(request, piece, sizeof(piece))) > 0)
+		size += (size_t)got;
+	HOLDS(size <= STREAMED_MAX);
+	if (got == 0)
+		check_length(request, size);
+	else
+		HOLDS(errno == EMSGSIZE || errno == ETIMEDOUT || errno == EBADMSG ||
+		      ctx_err(http_request_ctx(request)));
+	if (got == 0)
+		http_write(response, piece, size < sizeof(piece) ? size : sizeof(piece));
+}
+
+/* Answers when it has read a little, while more may come. */
+static void answer_early(http_request *request, http_response *response)
+{
+	char piece[10];
+	handled++;
+	check_request(request);
+	ssize_t got = http_body_read(request, piece, sizeof(piece));
+	if (got > 0 && http_write(response, piece, (size_t)got) == 0)
+		HOLDS(http_body_read(request, piece, sizeof(piece)) < 0);
+	if (got > 3)
+		http_response_fail(response);
 }
 
 /* ---- What the client sees ---------------------------------------------------------------------------- */
@@ -175,7 +229,7 @@ static void wait_a_little(http_request *request, http_response *response)
 typedef struct view {
 	nghttp2_hd_inflater *inflater;
 	bool headed[STREAMS], ended[STREAMS];
-	bool settled, larger_table;
+	bool settled;
 } view;
 
 static void check_head(view *v, const uint8_t *block, size_t size, bool end)
@@ -211,12 +265,11 @@ static void check_frame(view *v, uint8_t type, uint8_t flags, uint32_t id, const
 		HOLDS(!v->ended[id] && !(flags & PADDED));
 	if (type == DATA)
 		HOLDS(v->headed[id]);
-	if (type == HEADERS && !v->larger_table) {
+	if (type == HEADERS) {
 		HOLDS(flags & END_HEADERS);
 		check_head(v, payload, size, true);
-	}
-	if (type == HEADERS)
 		v->headed[id] = true;
+	}
 	if (type == RST_STREAM || ((type == DATA || type == HEADERS) && (flags & END_STREAM)))
 		v->ended[id] = true;
 }
@@ -238,10 +291,13 @@ static void check_answer(view *v, const uint8_t *answer, size_t size)
 
 static http_server *serve(void)
 {
-	http_server *server = exchange_server(&(http_server_options){.body_size = 4096});
+	static const http_route_options streams = {.streams_body = true, .body_size = STREAMED_MAX};
+	http_server *server = exchange_server(&(http_server_options){.body_size = 4096, .traces = true});
 	HOLDS(http_handle(server, "/", echo, NULL) == 0);
 	HOLDS(http_handle(server, "/stream", stream, NULL) == 0);
 	HOLDS(http_handle(server, "/wait", wait_a_little, NULL) == 0);
+	HOLDS(http_handle_with(server, "/read", &streams, read_it, NULL) == 0);
+	HOLDS(http_handle_with(server, "/early", &streams, answer_early, NULL) == 0);
 	exchange_serve(server);
 	return server;
 }

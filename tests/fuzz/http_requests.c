@@ -5,7 +5,11 @@
  * the server a reader that knows nothing but RFC 9112, and knows no mercy, reads the same bytes. The server may
  * refuse more than that reader; but what its handlers see must be, request for request and byte for byte, what the
  * reader has read. Two that disagree there are how requests are smuggled.
+ *
+ * Below /read/ a handler reads the body itself, as it comes, and streams its answer; below /early/ one answers when
+ * it has read little of it, or none.
  */
+#include <errno.h>
 #include <microhttpd.h>
 #include <pthread.h>
 #include <strings.h>
@@ -14,13 +18,14 @@
 #include "fuzz.h"
 #include "http_priv.h"
 
-enum { PAUSE = 0xff, BODY_MAX = 2000 };
+enum { PAUSE = 0xff, BODY_MAX = 2000, REQUESTS_MAX = 2048 };
 
 /* ---- A record of requests, as text: "GET /a\nname:value\n…\n3\nabc\n" ---------------------------------- */
 
 typedef struct record {
 	char *text;
 	size_t size, requests, heads; /* HEAD requests */
+	bool early[REQUESTS_MAX];     /* of which nobody asked for the whole body */
 } record;
 
 static void add(record *r, const void *data, size_t size)
@@ -53,11 +58,22 @@ static void add_body(record *r, const void *body, size_t size)
 	r->requests++;
 }
 
+/* What the body was is not asked. */
+static void add_early(record *r)
+{
+	add_string(r, "\nearly\n");
+	r->early[r->requests++] = true;
+}
+
 /* ---- What the server has seen ------------------------------------------------------------------------ */
 
 static record seen;
 static pthread_mutex_t seen_mutex =
 	PTHREAD_MUTEX_INITIALIZER; /* the server's thread writes it, ours reads it */
+
+/* The body of the one request whose handler runs. The server's thread alone uses it. */
+static char streamed[BODY_MAX];
+static size_t streamed_size;
 
 static void answer_it(http_request *request, http_response *response)
 {
@@ -67,12 +83,69 @@ static void answer_it(http_request *request, http_response *response)
 	http_response_body(response, 200, "text/plain", body, size);
 }
 
+enum { PIECE_MAX = 64 };
+
+/* As http_body_read; on to what was read before. */
+static ssize_t read_piece(http_request *request, size_t most)
+{
+	char piece[PIECE_MAX];
+	ssize_t got = http_body_read(request, piece, most);
+	if (got < 0) {
+		HOLDS(errno == EMSGSIZE || errno == ETIMEDOUT || errno == EBADMSG ||
+		      ctx_err(http_request_ctx(request)));
+		return got;
+	}
+	HOLDS((size_t)got <= most && (size_t)got <= sizeof(streamed) - streamed_size);
+	memcpy(streamed + streamed_size, piece, (size_t)got);
+	streamed_size += (size_t)got;
+	return got;
+}
+
+/* In pieces of every size. A body that did not come whole must not be answered like one that did. */
+static void read_it(http_request *request, http_response *response)
+{
+	size_t most = 1;
+	ssize_t got;
+	streamed_size = 0;
+	while ((got = read_piece(request, most)) > 0)
+		most = most % PIECE_MAX + 1;
+	if (got < 0)
+		http_response_problem(response, 503, NULL);
+	for (size_t i = 0; got == 0 && i < streamed_size; i += 500)
+		got = http_write(response, streamed + i, 1);
+}
+
+static void answer_early(http_request *request, http_response *response)
+{
+	streamed_size = 0;
+	if (http_query_value(request, "some"))
+		read_piece(request, 10);
+	http_response_text(response, 200, "early\n");
+}
+
+/* Whatever the client sends as its names for them, a request's own go into logs. */
+static void check_names(const http_request *request)
+{
+	const char *id = http_request_id(request), *trace = http_request_trace(request);
+	HOLDS(id && *id && strlen(id) <= 128 && !strpbrk(id, " \"\\\t\r\n\x7f"));
+	HOLDS(trace && strlen(trace) == 55 && strspn(trace, "0123456789abcdef-") == 55);
+	HOLDS(memcmp(trace, "00-", 3) == 0 && trace[35] == '-' && trace[52] == '-');
+}
+
 /* Those that were understood: served, redirected to the clean path, or of too much body. */
 static void note(http_request *request, const http_outcome *outcome, void *data)
 {
 	(void)data;
 	size_t size;
 	const char *body = http_body(request, &size);
+	const char *route = http_request_route(request);
+	bool early = (route && strcmp(route, "/early/") == 0) || outcome->status == 308;
+	check_names(request);
+	if (route && strcmp(route, "/read/") == 0) {
+		body = streamed;
+		size = streamed_size;
+		early = outcome->status == 413;
+	}
 	if (outcome->status != 200 && outcome->status != 308 && outcome->status != 413)
 		return;
 	pthread_mutex_lock(&seen_mutex);
@@ -86,7 +159,11 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 		add_string(&seen, field->value);
 		add_string(&seen, "\n");
 	}
-	add_body(&seen, body, outcome->status == 413 ? SIZE_MAX : size);
+	HOLDS(seen.requests < REQUESTS_MAX);
+	if (early)
+		add_early(&seen);
+	else
+		add_body(&seen, body, outcome->status == 413 ? SIZE_MAX : size);
 	seen.heads += strcmp(http_request_method(request), "HEAD") == 0;
 	pthread_mutex_unlock(&seen_mutex);
 }
@@ -96,6 +173,7 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 typedef struct reader {
 	const char *at, *end;
 	record record;
+	const bool *early;     /* of which of the requests no more than the head is asked */
 	bool chunks_malformed; /* those of the last one on the record, whose head alone is there */
 } reader;
 
@@ -272,11 +350,14 @@ static bool read_request(reader *r, bool *whole)
 	if (!read_request_line(r, &f) || !read_fields(r, &f, &r->record) || (f.chunked && f.has_length) ||
 	    f.hosts > 1 || (f.hosts == 0 && !f.old))
 		return false;
+	bool early = r->early[r->record.requests];
+	if (early)
+		add_early(&r->record);
 	if (f.chunked) {
 		*whole = read_chunks(r, &body);
 		r->chunks_malformed = !*whole;
 		f.closes = f.closes || mhd_is_lenient();
-	} else if (f.length > BODY_MAX) {
+	} else if (f.length > BODY_MAX && !early) {
 		add_body(&r->record, NULL, f.length);
 		return false;
 	} else if (f.length <= (size_t)(r->end - r->at)) {
@@ -284,18 +365,18 @@ static bool read_request(reader *r, bool *whole)
 		r->at += f.length;
 		*whole = true;
 	}
-	if (*whole)
+	if (*whole && !early)
 		add_body(&r->record, body.text, body.size);
 	free(body.text);
 	return *whole && !f.closes && (!f.old || f.keeps);
 }
 
-/* Reads so many requests, and no more. */
-static reader read_strictly(const char *data, size_t size, size_t requests)
+/* Reads as many requests as were handled, and no more. */
+static reader read_strictly(const char *data, size_t size, const record *handled)
 {
-	reader r = {.at = data, .end = data + size};
+	reader r = {.at = data, .end = data + size, .early = handled->early};
 	bool whole = true, more = true;
-	while (whole && more && r.record.requests < requests)
+	while (whole && more && r.record.requests < handled->requests)
 		more = read_request(&r, &whole);
 	return r;
 }
@@ -322,14 +403,46 @@ static bool agree(const reader *wanted, const record *handled)
 
 /* ---- The answers ------------------------------------------------------------------------------------- */
 
-/* The value of a Content-Length within a head; 0 if there is none. */
-static size_t length_of(const char *head, const char *end)
+/* The value of a field within a head; NULL: there is none. name: "\r\nName: ". */
+static const char *value_of(const char *head, const char *end, const char *name)
 {
-	static const char name[] = "\r\nContent-Length: ";
-	for (; head + sizeof(name) < end; head++)
-		if (strncasecmp(head, name, sizeof(name) - 1) == 0)
-			return strtoul(head + sizeof(name) - 1, NULL, 10);
-	return 0;
+	size_t size = strlen(name);
+	for (; head + size < end; head++)
+		if (strncasecmp(head, name, size) == 0)
+			return head + size;
+	return NULL;
+}
+
+/* What is behind the chunks; NULL: they are cut. */
+static const char *skip_chunks(const char *at, const char *end)
+{
+	for (;;) {
+		const char *lf = memchr(at, '\n', (size_t)(end - at));
+		if (!lf)
+			return NULL;
+		size_t digits = strspn(at, "0123456789abcdefABCDEF"), size = strtoul(at, NULL, 16);
+		HOLDS(digits > 0 && at + digits + 1 == lf && lf[-1] == '\r');
+		at = lf + 1;
+		if ((size_t)(end - at) < size + 2)
+			return NULL;
+		HOLDS(memcmp(at + size, "\r\n", 2) == 0);
+		at += size + 2;
+		if (size == 0)
+			return at;
+	}
+}
+
+/* What is behind the body of an answer; NULL: it is cut, or goes on to the end of the connection. */
+static const char *skip_body(const char *head, const char *body, const char *end, int status)
+{
+	const char *length = value_of(head, body, "\r\nContent-Length: ");
+	if (length) {
+		size_t size = strtoul(length, NULL, 10);
+		return (size_t)(end - body) < size ? NULL : body + size;
+	}
+	if (value_of(head, body, "\r\nTransfer-Encoding: chunked"))
+		return skip_chunks(body, end);
+	return status == 200 ? NULL : body;
 }
 
 /* Nothing but responses, one behind the other, each as long as it says. The last may be cut by a reset. */
@@ -346,11 +459,9 @@ static void check_answers(const char *answer, size_t size)
 		/* libmicrohttpd's own, which 0.9.75 sends with two heads. It is the last one in any case. */
 		if (strstr(answer, "<html>"))
 			return;
-		size_t length = length_of(answer, head_end + 4);
-		answer = head_end + 4;
-		if ((size_t)(end - answer) < length)
+		answer = skip_body(answer, head_end + 4, end, status);
+		if (!answer)
 			return;
-		answer += length;
 	}
 }
 
@@ -388,7 +499,7 @@ static void compare(http_server *server, const script *s)
 	const char *answer =
 		exchange(server, (const uint8_t *)s->bytes, s->size, s->pauses, s->pause_count, &answer_size);
 	pthread_mutex_lock(&seen_mutex);
-	reader wanted = read_strictly(s->bytes, s->size, seen.requests);
+	reader wanted = read_strictly(s->bytes, s->size, &seen);
 	if (!agree(&wanted, &seen) && !is_beyond_knowing(s->bytes, s->size)) {
 		fprintf(stderr, "seen %zu:\n%s\nto be seen %zu:\n%s\n", seen.requests, seen.text,
 		        wanted.record.requests, wanted.record.text);
@@ -406,8 +517,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static http_server *server;
 	script s;
 	if (!server) {
-		server = exchange_server(&(http_server_options){.body_size = BODY_MAX, .on_done = note});
+		static const http_route_options streams = {.streams_body = true};
+		server = exchange_server(
+			&(http_server_options){.body_size = BODY_MAX, .traces = true, .on_done = note});
 		HOLDS(http_handle(server, "/", answer_it, NULL) == 0);
+		HOLDS(http_handle_with(server, "/read/", &streams, read_it, NULL) == 0);
+		HOLDS(http_handle_with(server, "/early/", &streams, answer_early, NULL) == 0);
 		exchange_serve(server);
 	}
 	read_script(&s, data, size);

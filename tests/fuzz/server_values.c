@@ -1,13 +1,18 @@
 /*
- * Values as people write them: durations, numbers, addresses, prices, entity tags, JSON strings.
+ * Values as people write them: durations, numbers, addresses, prices, entity tags, media types; and what of them
+ * stands in the log and on the live page, as JSON.
  *
  * An input is one text, read as each of them. Beside each reader stands a slower one, or a way back.
  */
+#include <ctype.h>
 #include <math.h>
 
+#include "accept.h"
 #include "etag.h"
 #include "fuzz.h"
 #include "json.h"
+#include "live_json.h"
+#include "log.h"
 #include "parse.h"
 
 /* With floating point, where that is exact enough to compare. -1: it is none. */
@@ -116,14 +121,99 @@ static void check_string(const char *input)
 	json_decref(json);
 }
 
+/* The members of an object, or all of it: its JSON. Frees the text. */
+static json_t *read_back(text *t, bool braces)
+{
+	text_auto whole = {0};
+	text_string(&whole, braces ? "{" : "");
+	text_append(&whole, t->data, t->size);
+	text_string(&whole, "}");
+	HOLDS(!t->failed && !whole.failed && !memchr(whole.data, '\n', whole.size));
+	json_t *json = json_loadb(whole.data, whole.size, JSON_REJECT_DUPLICATES, NULL);
+	HOLDS(json);
+	text_free(t);
+	return json;
+}
+
+/* Whatever it holds, it breaks no line of the log, and fakes no field of one. */
+static void check_log(const char *input)
+{
+	log_line line;
+	log_begin(&line, LOG_INFO, input);
+	log_field(&line, "value", input);
+	json_t *json = read_back(&line.text, false);
+	HOLDS(json_object_size(json) == 4);
+	if (strlen(input) < 1024 && json_is_utf8(input))
+		HOLDS(strcmp(json_string_value(json_object_get(json, "value")), input) == 0);
+	json_decref(json);
+}
+
+static void put(char *to, size_t size, const char *input)
+{
+	snprintf(to, size, "%s", input);
+}
+
+static void check_live(const char *input)
+{
+	static live_snapshot s = {.view_count = 1, .cancellation_count = 1};
+	text_auto connections = {0}, cancellations = {0};
+	live_view *view = &s.views[0];
+	live_cancellation *cancellation = &s.cancellations[0];
+	view->stage = LIVE_RUNNING;
+	put(view->method, sizeof(view->method), input);
+	put(view->peer, sizeof(view->peer), input);
+	put(view->target, sizeof(view->target), input);
+	put(view->sql, sizeof(view->sql), input);
+	put(cancellation->method, sizeof(cancellation->method), input);
+	put(cancellation->target, sizeof(cancellation->target), input);
+	put(cancellation->sql, sizeof(cancellation->sql), input);
+	live_write_connections(&connections, &s);
+	live_write_cancellations(&cancellations, &s);
+	json_decref(read_back(&connections, true));
+	json_decref(read_back(&cancellations, true));
+}
+
+/*
+ * Whichever is best has a weight, and without any other it would be the best as well. Doubling a list changes
+ * nothing, nor does the case of its letters.
+ */
+static void check_accept(const char *input)
+{
+	static const char *const types[] = {"application/json", "text/csv"};
+	int best = accept_best(input, types, 2);
+	HOLDS(best >= -1 && best < 2);
+	if (best >= 0)
+		HOLDS(accept_best(input, types + best, 1) == 0);
+	else if (strcmp(input, "*/*") != 0)
+		HOLDS(accept_best(input, types, 1) < 0 && accept_best(input, types + 1, 1) < 0);
+	text_auto twice = {0};
+	text_string(&twice, input);
+	text_string(&twice, ", ");
+	for (const char *c = input; *c; c++)
+		text_char(&twice, (char)toupper((unsigned char)*c));
+	text_char(&twice, '\0');
+	if (strcmp(input, "*/*") != 0)
+		HOLDS(accept_best(twice.data, types, 2) == best);
+	const char *rest = input;
+	size_t size;
+	for (const char *at; (at = list_next(&rest, &size));)
+		HOLDS(size > 0 && !memchr(at, ',', size) && at + size <= rest);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static bool opened;
+	if (!opened)
+		opened = log_open(LOG_OFF, LOG_JSON);
 	char *input = fuzz_string(data, size);
 	check_duration(input);
 	check_number(input);
 	check_price(input);
 	check_etags(input);
 	check_string(input);
+	check_log(input);
+	check_live(input);
+	check_accept(input);
 	free(input);
 	return 0;
 }
