@@ -174,7 +174,7 @@ const setting settings[] = {
 	 FIELD(header_timeout), read_duration, "10s", SECOND / 1000, 86400 * SECOND, NULL, 0},
 	{"body-timeout", "DURATION", "for a request's body to arrive",
 	 FIELD(body_timeout), read_duration, "30s", SECOND / 1000, 86400 * SECOND, NULL, 0},
-	{"write-timeout", "DURATION", "for a client to take some of its answer",
+	{"write-timeout", "DURATION", "for a client to take the next of its answer, 500 bytes for each second at least",
 	 FIELD(write_timeout), read_duration, "30s", SECOND / 1000, 86400 * SECOND, NULL, 0},
 	{"idle-timeout", "DURATION", "for a connection between two requests",
 	 FIELD(idle_timeout), read_duration, "1m", SECOND / 1000, 86400 * SECOND, NULL, 0},

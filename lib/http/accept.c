@@ -26,11 +26,14 @@ enum {
 
 /* ---- Accepting --------------------------------------------------------------------------------------- */
 
-static void set_options(const http_server *server, int fd, const struct sockaddr *address)
+static void set_options(int fd, const struct sockaddr *address)
 {
-	/* What may stay unacknowledged, be it that the peer has died or that it does not read. */
-	int write_timeout = (int)(server->options.write_timeout / CTX_MILLISECOND);
-	const struct {
+	/*
+	 * Not TCP_USER_TIMEOUT: by it the kernel drops a connection without a word to the peer, who may only be slow to
+	 * read, and it overrides the keep-alive's count of probes. What stays unacknowledged is watched by pace.c, and
+	 * once the socket is closed by the kernel: see conn_closing.
+	 */
+	static const struct {
 		int level, option, value;
 	} options[] = {
 		{IPPROTO_TCP, TCP_NODELAY, 1},
@@ -38,7 +41,6 @@ static void set_options(const http_server *server, int fd, const struct sockaddr
 		{IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE},
 		{IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL},
 		{IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
-		{IPPROTO_TCP, TCP_USER_TIMEOUT, write_timeout},
 	};
 	if (address->sa_family == AF_UNIX)
 		return;
@@ -135,7 +137,7 @@ static void took(worker *w, int fd, const struct sockaddr *address, http_tls *tl
 		close(fd);
 		return;
 	}
-	set_options(server, fd, address);
+	set_options(fd, address);
 	conn *c = tls ? bridge_accept(w, fd, address, tls) : conn_new(w, fd, address, &greeting);
 	if (c) {
 		c->admitted = true;

@@ -23,7 +23,7 @@
  *
  *	          first bytes                  over                    inner closed              flushed
  *	GREETING ────────────► (handshake) ──────────► OPEN (RUNNING) ─────────────► SENDING ───────────► closed
- *	    └── header_timeout, for both ──┘              inner's phases             write_timeout
+ *	    └── header_timeout, for both ──┘              inner's phases
  *
  * - Memory: GnuTLS holds one record either way; the bridge what inner had no room for of one record; the kernel
  *   PAIR_BUFFER each way. A side is not read while the other is full. Without traffic the bridge holds nothing.
@@ -261,6 +261,7 @@ static bool pump_in(bridge *b)
 static bool sent(bridge *b, ssize_t result)
 {
 	b->blocked = must_wait(result);
+	b->outer->outstanding = true;
 	if (result >= 0 || b->blocked)
 		return true;
 	bridge_close(b);

@@ -125,6 +125,8 @@ void conn_closing(conn *c)
 	c->kicked = true; /* the descriptor is no longer ours */
 	hangup_unwatch(c);
 	conn_context_end(c, c->gone ? &HTTP_CLIENT_DISCONNECTED : &HTTP_CONNECTION_CLOSED);
+	if (c->tcp)
+		socket_limit_closing(c->fd, (int)(w->server->options.write_timeout / millisecond));
 	if (c->next)
 		c->next->previous = c->previous;
 	if (c->previous)
@@ -173,6 +175,7 @@ void conn_enter(conn *c, enum conn_phase phase)
 {
 	c->phase = phase;
 	c->since_ms = uv_now(loop_uv(c->worker->loop));
+	c->outstanding = true; /* until it is seen not to be */
 }
 
 static uint64_t allowed_ms(const conn *c)
@@ -187,12 +190,10 @@ static uint64_t allowed_ms(const conn *c)
 	case CONN_BODY:
 		ns = options->body_timeout;
 		break;
-	case CONN_SENDING:
-		ns = options->write_timeout;
-		break;
 	case CONN_IDLE:
 		ns = options->idle_timeout;
 		break;
+	case CONN_SENDING: /* see pace.c */
 	case CONN_RUNNING:
 		break;
 	}
@@ -206,23 +207,25 @@ bool conn_is_young(const conn *c)
 	return uv_now(loop_uv(c->worker->loop)) - c->since_ms < LAST_CALL_MS;
 }
 
-/* A client that has taken something since the last look gets its time anew. */
-static void look_at_progress(conn *c, uint64_t now)
+/* Whether the client, of whichever end this is, has yet to take what it was sent. */
+static bool is_outstanding(const conn *c)
 {
-	bool waiting;
-	uint64_t taken = socket_taken(client_socket(c), &waiting);
-	if (taken != c->taken || !waiting) {
-		c->taken = taken;
-		c->since_ms = now;
-	}
+	return c->outer && c->outer->open ? c->outer->outstanding : c->outstanding;
 }
 
+/* Behind a bridge it is the outer end that has the client. */
 static void look_at(conn *c, uint64_t now)
 {
-	if (c->phase == CONN_SENDING)
-		look_at_progress(c, now);
-	else if (c->phase == CONN_IDLE || c->phase == CONN_GREETING)
+	if (!c->outer && !conn_keeps_pace(c, now)) {
+		pace_restart(&c->pace);      /* not again at the next tick */
+		conn_enter(c, CONN_SENDING); /* whatever else it is at, that is what it is late with */
+		c->protocol->late(c);
+		return;
+	}
+	if (c->phase == CONN_IDLE || c->phase == CONN_GREETING)
 		hangup_watch_bytes(c);
+	if (c->phase == CONN_IDLE && is_outstanding(c))
+		c->since_ms = now;
 	if (now - c->since_ms < allowed_ms(c))
 		return;
 	c->since_ms = now; /* not again at the next tick */

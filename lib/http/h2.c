@@ -90,6 +90,7 @@ static void h2_read(h2 *h)
 static bool send_some(const h2 *h, const char *data, size_t size, size_t *sent)
 {
 	ssize_t n = send(h->conn->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	h->conn->outstanding = true;
 	*sent = n > 0 ? (size_t)n : 0;
 	return n >= 0 || errno == EAGAIN || errno == EINTR;
 }

@@ -46,7 +46,10 @@ static ssize_t pull(nghttp2_session *session, int32_t id, uint8_t *data, size_t 
 		*flags |= NGHTTP2_DATA_FLAG_EOF;
 	else if (pulled == PULL_LATER)
 		return NGHTTP2_ERR_DEFERRED;
-	s->since_ms = h2_now(s->h2);
+	if (pulled > 0) {
+		s->sent += (uint64_t)pulled;
+		s->h2->sent += (uint64_t)pulled;
+	}
 	if (size > TINY_WINDOW || is_pulled(response))
 		h2_limit_progress(s->h2);
 	return pulled == PULL_END ? 0 : pulled;
@@ -129,7 +132,6 @@ void h2_answer(http_request *request)
 {
 	h2_stream *s = request->stream;
 	s->answered = true;
-	s->since_ms = h2_now(s->h2);
 	if (!submit(s))
 		h2_stream_reset(s, NGHTTP2_INTERNAL_ERROR);
 	h2_touch(s->h2);

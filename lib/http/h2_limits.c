@@ -1,9 +1,10 @@
 /*
  * What a client may cost us over HTTP/2: in time, and for nothing.
  *
- * A stream has the times of an HTTP/1.1 request: for its head, for its body, for the client to let some of the
- * answer go. What is different is that the client can hold an answer up not only by its socket but by its
- * flow-control windows.
+ * A stream has the times of an HTTP/1.1 request: for its head, for its body, for the client to take the answer. What
+ * is different is that the client can hold an answer up not only by its socket (see pace.c) but by its flow-control
+ * windows. A stream whose own window is shut must let go of its answer at the pace that a socket must keep; while
+ * the connection's is shut, all answers together must, for what one gets of it is not the client's choice alone.
  *
  * And a client can keep us busy at little cost to itself: it resets requests as soon as they have begun
  * (CVE-2023-44487), or has us reset them by breaking the rules within its streams (CVE-2025-8671); it sends
@@ -88,15 +89,49 @@ void h2_limit_end(h2 *h, bool finished)
 
 /* ---- Times ------------------------------------------------------------------------------------------- */
 
-/* Whether the answer would go on if only the client opened a window. */
-static bool is_held_up(const h2_stream *s)
+/* Bytes of the answer that are there to be sent. */
+static uint64_t left_of(const h2_stream *s)
 {
 	const http_response *response = &s->request->response;
-	nghttp2_session *session = s->h2->session;
-	bool has_more = response->pulled < response->body_size;
-	return has_more && !s->h2->waiting &&
-	       (nghttp2_session_get_stream_remote_window_size(session, s->id) <= 0 ||
-	        nghttp2_session_get_remote_window_size(session) <= 0);
+	return s->answered ? response->body_size - response->pulled : 0;
+}
+
+static bool all_are_shut(const h2 *h)
+{
+	return nghttp2_session_get_remote_window_size(h->session) <= 0;
+}
+
+/*
+ * A stretch goes on while there is something to send, whichever window is shut at this moment: or a client could shut
+ * them in turns.
+ */
+static bool client_keeps_pace(h2 *h, uint64_t now)
+{
+	uint64_t left = 0;
+	for (const h2_stream *s = h->streams; s; s = s->next)
+		left += left_of(s);
+	if (left == 0 || h->waiting)
+		pace_restart(&h->pace);
+	return pace_is_kept(&h->pace, h->conn->worker->server, h->sent, all_are_shut(h) ? left : 0, now);
+}
+
+static bool stream_keeps_pace(h2_stream *s, uint64_t now)
+{
+	const h2 *h = s->h2;
+	bool shut = nghttp2_session_get_stream_remote_window_size(h->session, s->id) <= 0;
+	if (h->waiting || all_are_shut(h))
+		pace_restart(&s->pace);
+	return pace_is_kept(&s->pace, h->conn->worker->server, s->sent, shut ? left_of(s) : 0, now);
+}
+
+/* Whatever it is that holds this one up, the client is too slow with it. */
+static void look_at_answer(h2_stream *s, bool client_is_slow, uint64_t now)
+{
+	bool slow = !stream_keeps_pace(s, now) || client_is_slow;
+	if (slow && left_of(s) > 0 && !s->h2->waiting) {
+		pace_restart(&s->pace); /* not again at the next tick */
+		h2_stream_reset(s, NGHTTP2_CANCEL);
+	}
 }
 
 /* Whether it is for the client to send some of a streamed body, not for the handler to read it or ask for it. */
@@ -105,7 +140,7 @@ static bool may_send_body(const h2_stream *s)
 	return body_waiting(s->request) == 0 && (s->continued || !http_header(s->request, "expect"));
 }
 
-static void look_at(h2_stream *s, uint64_t now)
+static void look_at(h2_stream *s, bool client_is_slow, uint64_t now)
 {
 	const http_server_options *options = &s->h2->conn->worker->server->options;
 	uint64_t lasted = now - s->since_ms;
@@ -118,11 +153,8 @@ static void look_at(h2_stream *s, uint64_t now)
 			s->since_ms = now;
 		else if (lasted >= (uint64_t)(options->body_timeout / CTX_MILLISECOND))
 			h2_stream_late(s);
-	} else if (s->answered && is_held_up(s)) {
-		if (lasted >= (uint64_t)(options->write_timeout / CTX_MILLISECOND))
-			h2_stream_reset(s, NGHTTP2_CANCEL);
 	} else if (s->answered) {
-		s->since_ms = now;
+		look_at_answer(s, client_is_slow, now);
 	}
 }
 
@@ -152,6 +184,7 @@ void h2_limit_times(h2 *h, uint64_t now)
 {
 	stop_uploads(h, h->upload_old);
 	h->upload_old = h->upload_count; /* to be reset at the next tick */
+	bool client_is_slow = !client_keeps_pace(h, now);
 	for (h2_stream *s = h->streams; s; s = s->next)
-		look_at(s, now);
+		look_at(s, client_is_slow, now);
 }

@@ -39,8 +39,9 @@ struct h2_stream {
 	bool streaming;             /* its handler reads the body as it comes */
 	bool continued;             /* the client was told to send it */
 	bool ours;                  /* we reset it, for no fault of the client's */
-	uint64_t
-		since_ms; /* of uv_now: when it entered what it is in: head, body, an answer that cannot move */
+	uint64_t since_ms;          /* of uv_now: when it entered what it is in: head, body */
+	uint64_t sent; /* bytes of the answer's body, as far as the client's windows let them go */
+	pace pace;     /* in that */
 };
 
 enum h2_end {
@@ -57,6 +58,8 @@ struct h2 {
 	size_t head_size,
 		head_fields; /* of the header block that comes, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
 	budget resets, overheads; /* h2_limits.c */
+	uint64_t sent;            /* bytes of all answers' bodies */
+	pace pace;                /* in that */
 	int32_t uploads
 		[STREAMS_MAX]; /* of streams answered before their request's end; the older come first */
 	size_t upload_count, upload_old;

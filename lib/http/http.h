@@ -61,10 +61,14 @@ typedef struct http_server_options {
 	size_t connections;         /* open at once at most, past it new ones are answered 503; 0: 10000 */
 	size_t address_connections; /* of these from one address (IPv6: one /64), past it likewise; 0: no limit */
 	size_t requests; /* whose handlers run at once at most, past it 503 with Retry-After and nothing done; 0: 10000 */
-	size_t body_size;        /* bytes of a request's body at most, else 413; 0: 1 MiB */
-	int64_t header_timeout;  /* for the whole request head to arrive; 0: 10 s */
-	int64_t body_timeout;    /* for the whole body to arrive; 0: 30 s */
-	int64_t write_timeout;   /* for the client to take some of a response's bytes; 0: 30 s */
+	size_t body_size;       /* bytes of a request's body at most, else 413; 0: 1 MiB */
+	int64_t header_timeout; /* for the whole request head to arrive; 0: 10 s */
+	int64_t body_timeout;   /* for the whole body to arrive; 0: 30 s */
+	/*
+	 * For the client to take the next bytes of a response: 500 for each second of it (15 000 in 30 s), or all that
+	 * waits if that is less. Who is slower is reset. 0: 30 s.
+	 */
+	int64_t write_timeout;
 	int64_t idle_timeout;    /* between two requests of a connection; 0: 60 s */
 	int64_t request_timeout; /* a deadline of each request's context, from its head on; 0: none. The client
 	                          * may ask for an earlier one: "Prefer: wait=N", N seconds (RFC 7240) */

@@ -6,6 +6,7 @@
  *	accept.c    from a listening socket to a protocol
  *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
+ *	pace.c      how slowly a client may take what it is sent
  *	context.c   their contexts, and what these know
  *	bridge.c    where TLS ends                                   tls.c: certificates
  *	h1*.c       HTTP/1.1: libmicrohttpd in a worker's loop        h1_priv.h: what they share
@@ -342,6 +343,12 @@ typedef struct protocol {
 	void (*drain)(conn *c); /* no more requests after those that have begun: close if there are none */
 } protocol;
 
+/* A client's progress in taking what it is sent: see pace.c. */
+typedef struct pace {
+	uint64_t goal; /* what it is to have taken in all at the end of this stretch */
+	uint64_t since_ms;
+} pace;
+
 enum conn_phase {
 	CONN_GREETING, /* nothing has come yet that would tell the protocol */
 	CONN_HEAD,     /* a request's head arrives */
@@ -367,8 +374,12 @@ struct conn {
 	bool marked;      /* accept.c: it reports bytes only when there are more than it has seen */
 	bool admitted;    /* it is one of the server's count, to be given back */
 	enum conn_phase phase;
-	uint64_t since_ms; /* of uv_now: when it entered the phase, or was last seen to get on */
-	uint64_t taken;    /* by the client, of what was sent, at the last look */
+	uint64_t
+		since_ms; /* of uv_now: when it entered the phase; if it is idle, and the last answer was taken */
+	pace pace;        /* of the client, in taking what it is sent */
+	bool outstanding; /* it may have to take some still */
+	uint64_t taken;   /* pace.c's: by the client of a unix socket, as far as that is known, */
+	size_t waiting;   /* and what it had not taken at the last look */
 	uv_poll_t watch;
 	int watching;    /* the events asked for */
 	int io;          /* of these, the ones asked for until further notice */
@@ -416,6 +427,20 @@ bool conn_has_unread(const conn *c);
 
 /* The socket is about to be closed: stops watching, leaves the worker's list. Idempotent. */
 void conn_closing(conn *c);
+
+/* ---- pace.c ------------------------------------------------------------------------------------------ */
+
+/* Begins a stretch at the next look. */
+void pace_restart(pace *p);
+
+/*
+ * Looks at a client that has taken so much in all, and has so much yet to take. False: it is too slow. To be asked every
+ * so often; now is of uv_now.
+ */
+bool pace_is_kept(pace *p, const http_server *server, uint64_t taken, uint64_t waiting, uint64_t now);
+
+/* The same of a connection's own socket. */
+bool conn_keeps_pace(conn *c, uint64_t now);
 
 /* ---- admit.c ----------------------------------------------------------------------------------------- */
 

@@ -25,14 +25,21 @@ bool socket_has_received(int fd)
 	return !ask_tcp(fd, &info) || info.tcpi_bytes_received > 0;
 }
 
-uint64_t socket_taken(int fd, bool *waiting)
+size_t socket_waiting(int fd)
+{
+	int size = 0;
+	return ioctl(fd, SIOCOUTQ, &size) == 0 && size > 0 ? (size_t)size : 0;
+}
+
+uint64_t socket_taken(int fd)
 {
 	struct tcp_info info;
-	int left = 0;
-	*waiting = ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0;
-	if (!ask_tcp(fd, &info))
-		return (uint64_t)left;
-	return info.tcpi_bytes_acked;
+	return ask_tcp(fd, &info) ? info.tcpi_bytes_acked : 0;
+}
+
+void socket_limit_closing(int fd, int ms)
+{
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
 }
 
 /* Disconnecting a TCP socket does it, whatever is done to the socket afterwards, before it is closed. */

@@ -15,8 +15,13 @@ size_t socket_unread(int fd);
 /* Whether the peer has ever sent any. True where the kernel cannot tell. */
 bool socket_has_received(int fd);
 
-/* A number that changes whenever the peer has taken some of what was sent. *waiting: it has not taken all. */
-uint64_t socket_taken(int fd, bool *waiting);
+/* Of what was sent: bytes that the peer has not acknowledged yet (of a unix socket: memory they take), */
+size_t socket_waiting(int fd);
+/* and those that it has. TCP only. */
+uint64_t socket_taken(int fd);
+
+/* TCP: how long what is under way when the socket is closed may wait for the peer to take some of it. */
+void socket_limit_closing(int fd, int ms);
 
 /* Resets the connection here and now: what is under way to the peer is dropped. False: not possible. */
 bool socket_reset(int fd);

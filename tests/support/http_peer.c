@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,9 +112,8 @@ int http_peer_stop(http_peer_server *s)
 /* ---- A client ---------------------------------------------------------------------------------------- */
 
 /* From the address `source`, or with NULL any. */
-static int connect_from(const char *source, const char *address)
+static int connect_socket(int fd, const char *source, const char *address)
 {
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct timeval patience = {.tv_sec = PATIENCE * support_patience()};
 	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	in.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
@@ -126,6 +126,20 @@ static int connect_from(const char *source, const char *address)
 	    connect(fd, (const struct sockaddr *)&in, sizeof(in)) != 0)
 		die("connect");
 	return fd;
+}
+
+static int connect_from(const char *source, const char *address)
+{
+	return connect_socket(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), source, address);
+}
+
+int http_peer_connect_narrow(const http_peer_server *s)
+{
+	const int room = 2048, segment = 100;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+	setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment));
+	return connect_socket(fd, NULL, s->address);
 }
 
 int http_peer_connect_to(const char *address)

@@ -55,6 +55,8 @@ int http_peer_stop(http_peer_server *s);
 int http_peer_connect(const http_peer_server *s);
 int http_peer_connect_to(const char *address);                             /* "127.0.0.1:12345" */
 int http_peer_connect_from(const http_peer_server *s, const char *source); /* "127.0.0.2" */
+/* The same, of one for whom the kernels hold next to nothing: what it reads, the server soon sees it take. */
+int http_peer_connect_narrow(const http_peer_server *s);
 
 /* Sends text, or size bytes, all of it. False if the other side is gone. */
 bool http_peer_send(int fd, const char *text);

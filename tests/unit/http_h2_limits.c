@@ -537,7 +537,7 @@ Test(http_h2_limits, time_for_the_body, .timeout = 60)
 	http_peer_stop(server);
 }
 
-/* A window that is not opened costs the stream, and only that. One that is, as little as it may be, is progress. */
+/* A window that is not opened costs the stream, and only that. (Of one that is, see http_pace.c.) */
 Test(http_h2_limits, time_for_the_answer, .timeout = 60)
 {
 	http_peer_server *server = serve_with(0, 0, 2 * short_time, 0);
@@ -547,10 +547,10 @@ Test(http_h2_limits, time_for_the_answer, .timeout = 60)
 	h2_peer_ask(p, 3, "GET", "/flood");
 	while (h2_peer_so_far(p, 3)->body_size < 65535)
 		cr_assert(h2_peer_step(p));
-	h2_peer_number(p, H2_WINDOW_UPDATE, 0, 1000);
+	h2_peer_number(p, H2_WINDOW_UPDATE, 0, 100000);
 	int64_t until = now_ms() + 800;
 	while (now_ms() < until) {
-		h2_peer_number(p, H2_WINDOW_UPDATE, 3, 1);
+		h2_peer_number(p, H2_WINDOW_UPDATE, 3, 100);
 		cr_assert(h2_peer_ping(p));
 		poll(NULL, 0, 20);
 		cr_assert(not(h2_peer_so_far(p, 3)->reset), "it was making progress");
