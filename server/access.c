@@ -226,6 +226,25 @@ void access_query(const pg_query_event *event, void *data)
 	}
 }
 
+/* "00-<trace>-<span>-01": the lowest bit of the flags. */
+static bool is_sampled(const char *trace)
+{
+	const char *flags = strrchr(trace, '-');
+	return flags && strtoul(flags + 1, NULL, 16) & 1;
+}
+
+/* By the names that the answer and the log have for the request. A look at the database that is nobody's has none. */
+void access_tag(ctx *c, pg_tags *tags, void *data)
+{
+	access_log *log = data;
+	int traced = atomic_load_explicit(&log->traced, memory_order_relaxed);
+	const http_info *info = traced == TRACED_NONE ? NULL : http_info_of(c);
+	if (!info || !info->trace || (traced == TRACED_SAMPLED && !is_sampled(info->trace)))
+		return;
+	pg_tag(tags, "request_id", info->id);
+	pg_tag(tags, "traceparent", info->trace);
+}
+
 void access_failed(http_request *request, reason why, const pg_error *error)
 {
 	record *r = record_of(http_request_ctx(request));

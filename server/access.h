@@ -16,18 +16,27 @@
 #include "metrics.h"
 #include "reason.h"
 
-/* What data is for the four calls below, which are an http_server's and a pg_pool's callbacks. */
+/* Which requests' queries tell PostgreSQL whose they are. */
+typedef enum access_traced {
+	TRACED_NONE,
+	TRACED_SAMPLED, /* those whose trace their caller records, as the flags of its traceparent say */
+	TRACED_ALL,
+} access_traced;
+
+/* What data is for the five calls below, which are an http_server's and a pg_pool's callbacks. */
 typedef struct access_log {
 	metrics *metrics;
 	live *live;
 	atomic_int_least64_t
-		slow_ns; /* queries that run longer are warned of; 0: none; may change meanwhile */
+		slow_ns;   /* queries that run longer are warned of; 0: none; may change meanwhile */
+	atomic_int traced; /* an access_traced; likewise */
 } access_log;
 
 bool access_begin(http_request *request, void *data);
 void access_end(http_request *request, const http_outcome *outcome, void *data);
 void access_query(const pg_query_event *event, void *data);
 void access_settled(const pg_settled *settled, void *data);
+void access_tag(ctx *c, pg_tags *tags, void *data);
 
 /* The handler begins. */
 void access_handling(http_request *request);

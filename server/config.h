@@ -32,6 +32,7 @@ typedef struct config {
 	int64_t drain_timeout, drain_delay;
 	bool share_port;
 	int64_t slow_query;
+	uint64_t trace_queries; /* an access_traced */
 	bool allow_delay;
 	bool allow_all;
 	const char *cors_origin; /* "": none */

@@ -91,6 +91,7 @@ static int open_pool(app *a)
 			.liveness_interval = CTX_SECOND,
 			.on_settled = access_settled,
 			.on_query = access_query,
+			.tag = access_tag,
 			.data = &a->access,
 		},
 		&error);
@@ -142,6 +143,7 @@ static void apply(app *a, const config *c)
 {
 	log_set_level((log_level)c->log_level);
 	atomic_store(&a->access.slow_ns, c->slow_query);
+	atomic_store(&a->access.traced, (int)c->trace_queries);
 	atomic_store(&a->albums.allow_delay, c->allow_delay);
 	atomic_store(&a->albums.allow_all, c->allow_all);
 	atomic_store(&a->albums.write_token, c->write_token);

@@ -134,6 +134,9 @@ static const char *read_token(const setting *s, const char *value, void *field)
 /* In the order of pg_statements. */
 static const char *const statements_names[] = {"auto", "always", "never", NULL};
 
+/* In the order of access_traced. */
+static const char *const traced_names[] = {"off", "sampled", "all", NULL};
+
 /* A table is read by its columns, which clang-format would not leave alone. */
 /* clang-format off */
 #define FIELD(name) offsetof(config, name)
@@ -204,6 +207,8 @@ const setting settings[] = {
 	 FIELD(admin_token), read_token, "", 0, 0, NULL, SETTING_RELOADED},
 	{"slow-query", "DURATION", "requests that take longer are logged as warnings; 0: none",
 	 FIELD(slow_query), read_duration, "1s", 0, 86400 * SECOND, NULL, SETTING_RELOADED},
+	{"trace-queries", "WHICH", "queries that tell PostgreSQL their request, in a comment: off, sampled or all",
+	 FIELD(trace_queries), read_name, "off", 0, 0, traced_names, SETTING_RELOADED},
 	{"log-level", "LEVEL", "debug, info, warn, error or off",
 	 FIELD(log_level), read_name, "info", 0, 0, log_level_names, SETTING_RELOADED},
 	{"log-format", "FORMAT", "text or json; text on a terminal, else json, unless given",
