@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -34,9 +35,15 @@ static int listen_on(const struct sockaddr *address, socklen_t size, bool shared
 
 /* ---- unix:/path -------------------------------------------------------------------------------------- */
 
-/* Removes a socket that nobody listens on any more: what a server that died has left behind. */
+/*
+ * Removes a socket that nobody listens on any more: what a server that died has left behind. A file that is none refuses
+ * connections likewise, and is somebody's.
+ */
 static void remove_stale(const struct sockaddr_un *un)
 {
+	struct stat about;
+	if (lstat(un->sun_path, &about) != 0 || !S_ISSOCK(about.st_mode))
+		return;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return;
