@@ -23,6 +23,7 @@ enum {
 	STACKS_KEPT = 512,
 };
 
+static const int64_t LONGEST_TIMEOUT = INT32_MAX * CTX_MILLISECOND; /* 24 days */
 static const int64_t CUT_GRACE = CTX_SECOND; /* for handlers, cancelled at the drain timeout, to answer */
 
 /*
@@ -61,6 +62,12 @@ static void fill_defaults(http_server_options *options)
 		options->idle_timeout = 60 * CTX_SECOND;
 	if (options->drain_timeout == 0)
 		options->drain_timeout = 10 * CTX_SECOND;
+	/* The kernel and libmicrohttpd count in fewer bits: more than anybody means could come to anything. */
+	int64_t *const times[] = {&options->header_timeout, &options->body_timeout, &options->write_timeout,
+	                          &options->idle_timeout};
+	for (size_t i = 0; i < sizeof(times) / sizeof(*times); i++)
+		if (*times[i] > LONGEST_TIMEOUT)
+			*times[i] = LONGEST_TIMEOUT;
 }
 
 http_server *http_server_new(const http_server_options *options)

@@ -77,8 +77,10 @@ static bool set_setting(ctx *c, conn *cn, const char *name, int64_t ns)
 {
 	char sql[96];
 	pg_error refused;
-	snprintf(sql, sizeof(sql), "SET %s = %lld", name,
-	         (long long)((ns + CTX_MILLISECOND - 1) / CTX_MILLISECOND));
+	int64_t ms = (ns + CTX_MILLISECOND - 1) / CTX_MILLISECOND;
+	if (ms > INT32_MAX)
+		ms = INT32_MAX; /* PostgreSQL's own limit; past it there would be none */
+	snprintf(sql, sizeof(sql), "SET %s = %lld", name, (long long)ms);
 	/* Not every server has every setting: a refusal is no failure. */
 	conn_command(c, cn, sql, &refused, NULL);
 	return !conn_is_broken(cn) && PQtransactionStatus(cn->pg) == PQTRANS_IDLE;

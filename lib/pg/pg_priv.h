@@ -34,6 +34,9 @@ enum {
 	COPY_MAGIC = 0x636f7079,
 };
 
+/* Ten years: what an option that is a time may be. */
+#define LONGEST_TIME (INT64_C(3650) * 86400 * CTX_SECOND)
+
 /* A broken program, told in one line; the library goes no further with it. */
 _Noreturn void pg_misuse(const char *call, const char *why);
 

@@ -270,8 +270,22 @@ static bool keeper_start(pg_pool *pool)
 	return pool->keeper && thread_start(&pool->keeper_thread, NULL, keeper_main, pool) == 0;
 }
 
+/* Nobody means more; and times as long as the type allows would overflow where they are added and multiplied. */
+static void cut_times(pg_pool_options *options)
+{
+	int64_t *const times[] = {&options->max_lifetime,     &options->max_lifetime_jitter,
+	                          &options->max_idle_time,    &options->connect_timeout,
+	                          &options->settle_timeout,   &options->statement_timeout,
+	                          &options->liveness_interval};
+	for (size_t i = 0; i < sizeof(times) / sizeof(*times); i++) {
+		if (*times[i] > LONGEST_TIME)
+			*times[i] = LONGEST_TIME;
+	}
+}
+
 static void fill_in_options(pg_pool_options *options)
 {
+	cut_times(options);
 	if (!options->size)
 		options->size = 16;
 	if (!options->max_idle)

@@ -111,14 +111,14 @@ static int64_t time_for(const pg_pool *pool)
 	if (!hosts && setting(own, environment, "service"))
 		hosts = "a name";
 	int addresses = addresses_in(hosts ? hosts : "");
-	int64_t each = pool->options.connect_timeout;
-	if (timeout && strtol(timeout, NULL, 10) > 0)
-		each = strtol(timeout, NULL, 10) * CTX_SECOND;
+	int64_t each = pool->options.connect_timeout, seconds = timeout ? strtol(timeout, NULL, 10) : 0;
+	if (seconds > 0)
+		each = seconds < LONGEST_TIME / CTX_SECOND ? seconds * CTX_SECOND : LONGEST_TIME;
 	if (addresses > 1 && each < LEAST_TIMEOUT)
 		each = LEAST_TIMEOUT;
 	PQconninfoFree(own);
 	PQconninfoFree(environment);
-	return each * addresses;
+	return each < LONGEST_TIME / addresses ? each * addresses : LONGEST_TIME;
 }
 
 /* ---- Reaching --------------------------------------------------------------------------------------- */

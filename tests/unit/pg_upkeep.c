@@ -81,6 +81,34 @@ static void use_at_once(test_pool *t, int n)
 		pg_conn_release(sessions[i]);
 }
 
+/*
+ * "Never", said by the longest time there is: added to the time of day it had become one long past, and each connection was
+ * closed as it came back; as statement_timeout it was refused by PostgreSQL, and there was no backstop.
+ */
+Test(pg_upkeep, the_longest_times_are_long)
+{
+	test_pool *t = test_pool_open(2, &(pg_pool_options){.max_lifetime = INT64_MAX,
+	                                                    .max_lifetime_jitter = 1,
+	                                                    .max_idle_time = INT64_MAX,
+	                                                    .connect_timeout = INT64_MAX,
+	                                                    .settle_timeout = INT64_MAX,
+	                                                    .statement_timeout = INT64_MAX,
+	                                                    .liveness_interval = INT64_MAX});
+	int64_t pid = backend_of_pool(t);
+	cr_expect(ne(i64, pid, -1));
+	for (int i = 0; i < 3; i++)
+		cr_expect(eq(i64, backend_of_pool(t), pid));
+	cr_expect(eq(u64, count_of(t, CONNECTS), 1));
+	pg_rows *r = pg_query_row(ctx_background(), t->pool,
+	                          "SELECT setting FROM pg_settings WHERE name IN ('statement_timeout',"
+	                          " 'client_connection_check_interval') GROUP BY setting",
+	                          PG_NO_PARAMS);
+	cr_assert_null(pg_rows_error(r));
+	cr_expect(eq(str, (char *)pg_rows_text(r, 0), "2147483647"));
+	pg_rows_close(r);
+	test_pool_close(t);
+}
+
 /* ---- How many are idle -------------------------------------------------------------------------------- */
 
 Test(pg_upkeep, refuses_limits_that_contradict_each_other)
