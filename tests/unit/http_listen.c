@@ -85,7 +85,7 @@ Test(http_listen, a_socket_that_a_server_which_died_has_left_is_replaced)
 /* This process' end of that connection, which the server has accepted; -1: it has not yet. */
 static int accepted_end(int client)
 {
-	struct sockaddr_in wanted, found;
+	struct sockaddr_in wanted, found = {0};
 	socklen_t size = sizeof(wanted);
 	cr_assert(eq(int, getsockname(client, (struct sockaddr *)&wanted, &size), 0));
 	for (int fd = 0; fd < 1024; fd++) {
