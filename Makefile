@@ -286,6 +286,8 @@ format: ## bring the C files into form
 
 # --- Installing
 
+UNITS := albumd.service albumd.socket
+
 pkgconfig_file = $(call remember,'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
   'Name: $(1)' 'Description: $(2)' 'Version: $(VERSION)' 'Libs: -L$${libdir} -l$(1)' 'Libs.private: $(3) -pthread' \
   'Cflags: -I$${includedir}')
@@ -307,10 +309,15 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR if set
 	  ln -sf $$lib.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/$$lib.so || exit 1; \
 	done
 	install -m 644 $(PKGCONFIG) $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in $(UNITS); do \
+	  sed 's,/usr/local/bin/,$(PREFIX)/bin/,' server/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
+	done
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/albumd $(DESTDIR)$(PREFIX)/lib/libtether.* $(DESTDIR)$(PREFIX)/lib/libtether-ctx.* \
-	  $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether-ctx.pc
+	  $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/tether-ctx.pc \
+	  $(UNITS:%=$(DESTDIR)$(PREFIX)/lib/systemd/system/%)
 	rm -rf $(DESTDIR)$(PREFIX)/include/tether
 
 clean: ## remove what was built, the private database included

@@ -1,12 +1,9 @@
 /* Limits that flags set: they reach the library, and what they turn away is counted. */
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "client.h"
 #include "service.h"
@@ -115,26 +112,4 @@ Test(limits, port_is_shared_for_a_handover, .timeout = 60)
 	cr_expect(eq(int, service_stop(old), 0));
 	cr_expect(eq(int, client_get(new->port, "/albums/1", NULL, TIMEOUT_MS), 200));
 	cr_expect(eq(int, service_stop(new), 0));
-}
-
-/* As systemd hands a socket over: as descriptor 3, told in the environment. */
-Test(limits, socket_of_the_service_manager, .timeout = 60)
-{
-	char command[512];
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof in;
-
-	cr_assert(fd >= 0 && bind(fd, (struct sockaddr *)&in, size) == 0 && listen(fd, 16) == 0);
-	getsockname(fd, (struct sockaddr *)&in, &size);
-	snprintf(command, sizeof command,
-	         "LISTEN_FDS=1 LISTEN_PID=$$ exec %s --admin-listen off --database-url '%s'",
-	         support_built("albumd"), support_database_url());
-	process *p = process_start_handed(LIST("/bin/sh", "-c", command), NULL, fd);
-	cr_expect(process_wait_for(p, "albumd: listening on http://127.0.0.1:", TIMEOUT_MS));
-	close(fd);
-	cr_expect(eq(int, client_get(ntohs(in.sin_port), "/albums/1", NULL, TIMEOUT_MS), 200));
-	process_signal(p, SIGTERM);
-	cr_expect(eq(int, process_wait(p, TIMEOUT_MS), 0));
-	process_stop(p);
 }

@@ -369,7 +369,7 @@ static int listening_socket(int *port)
 static process *activate(int fd, const char *url)
 {
 	static const char exec[] = "LISTEN_PID=$$ exec \"$0\" --allow-delay --pool-size 8 --admin-listen off "
-	                           "--database-url \"$1\"";
+				   "--database-url \"$1\"";
 	const char *const argv[] = {"/bin/sh", "-c", exec, support_built("albumd"), url, NULL};
 	process *p = process_start_handed(
 		argv, (const char *const[]){"LISTEN_FDS=1", "LISTEN_FDNAMES=albumd", NULL}, fd);
