@@ -121,6 +121,18 @@ int support_free_port(void)
 	return port;
 }
 
+long support_resident_kib(void)
+{
+	long pages = 0;
+	FILE *statm = fopen("/proc/self/statm", "r"); /* "TOTAL RESIDENT …", in pages */
+
+	if (!statm || fscanf(statm, "%*d %ld", &pages) != 1)
+		perror("/proc/self/statm");
+	if (statm)
+		fclose(statm);
+	return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
 long support_peak_kib(void)
 {
 	struct rusage usage;

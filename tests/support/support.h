@@ -41,7 +41,8 @@ const char *support_database_url(void);
 const char *support_built(const char *name);
 const char *support_source(const char *name);
 
-/* The most memory that this process has ever had, in KiB. */
+/* The memory that this process has now, and the most that it has ever had, in KiB. */
+long support_resident_kib(void);
 long support_peak_kib(void);
 
 /* Sorts the values: the middle one. */

@@ -7,8 +7,6 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,56 +14,25 @@
 
 #include "http_peer.h"
 #include "support.h"
+#include "watched.h"
 
 /* ---- What is observed -------------------------------------------------------------------------------- */
 
-static struct {
-	atomic_int begun;                 /* requests whose head was read */
-	atomic_int entered;               /* handlers that have begun */
-	atomic_int returned;              /* and returned */
-	atomic_int done;                  /* requests that are over */
-	atomic_int left;                  /* of these, with 499 and HTTP_CLIENT_DISCONNECTED */
-	_Atomic(const ctx_error *) cause; /* of the last handler that waited */
-	_Atomic(ctx *) last;              /* the last request's context, retained */
-} seen;
+static _Atomic(ctx *) last; /* the last request's context, retained */
 
 static bool on_request(http_request *request, void *data)
 {
-	(void)data;
-	ctx *before = atomic_exchange(&seen.last, ctx_retain(http_request_ctx(request)));
+	ctx *before = atomic_exchange(&last, ctx_retain(http_request_ctx(request)));
 	ctx_release(before);
-	atomic_fetch_add(&seen.begun, 1);
-	return true;
+	return see_request(request, data);
 }
 
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	if (outcome->status == 499 && outcome->cause == &HTTP_CLIENT_DISCONNECTED)
-		atomic_fetch_add(&seen.left, 1);
-	atomic_fetch_add(&seen.done, 1);
-}
+static const http_server_options watched_contexts = {.on_request = on_request, .on_done = see_done};
 
-static const http_server_options watched = {.on_request = on_request, .on_done = on_done};
-
-static void waits(http_request *request, http_response *response)
-{
-	ctx *c = http_request_ctx(request);
-	atomic_fetch_add(&seen.entered, 1);
-	wait_done(c);
-	seen.cause = ctx_cause(c);
-	http_response_text(response, 200, "nobody will read this");
-	atomic_fetch_add(&seen.returned, 1);
-}
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static const http_peer_route routes[] = {
-	{"GET /wait", waits, NULL}, {"POST /wait", waits, NULL}, {"GET /hello", answers, NULL}, {0}};
+static const http_peer_route routes[] = {{"GET /wait", waits_until_done, NULL},
+                                         {"POST /wait", waits_until_done, NULL},
+                                         {"GET /hello", answers_hello, NULL},
+                                         {0}};
 
 /* ---- Ways to leave ----------------------------------------------------------------------------------- */
 
@@ -112,7 +79,7 @@ static const struct stage stages[] = {
 
 Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_contexts, routes);
 	int over = 0;
 	for (size_t s = 0; s < sizeof(stages) / sizeof(*stages); s++)
 		for (enum way way = FIN; way < WAYS; way++) {
@@ -136,8 +103,7 @@ Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 			cr_assert(eq(int, seen.entered, entered + stage->entered), "%s, %s", stage->name,
 			          names[way]);
 			if (stage->begun)
-				cr_assert(eq(ptr, (void *)ctx_cause(seen.last),
-				             (void *)&HTTP_CLIENT_DISCONNECTED),
+				cr_assert(eq(ptr, (void *)ctx_cause(last), (void *)&HTTP_CLIENT_DISCONNECTED),
 				          "%s, %s", stage->name, names[way]);
 			if (stage->entered)
 				cr_assert(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED),
@@ -149,7 +115,7 @@ Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 			}
 		}
 	http_peer_stop(server);
-	ctx_release(seen.last);
+	ctx_release(last);
 }
 
 /* While it stands in a queue, for a database connection say, the waiter leaves that at once. */
@@ -180,7 +146,7 @@ static bool queue_is(void *length)
 Test(http_disconnect, takes_the_request_out_of_a_queue, .timeout = 60)
 {
 	http_peer_server *server =
-		http_peer_serve(&watched, (http_peer_route[]){{"GET /", queues, NULL}, {0}});
+		http_peer_serve(&watched_contexts, (http_peer_route[]){{"GET /", queues, NULL}, {0}});
 	int fds[30];
 	for (int i = 0; i < 30; i++) {
 		fds[i] = http_peer_connect(server);
@@ -197,13 +163,13 @@ Test(http_disconnect, takes_the_request_out_of_a_queue, .timeout = 60)
 	}
 	cr_assert(eventually_counts(&seen.left, 30, 10000));
 	http_peer_stop(server);
-	ctx_release(seen.last);
+	ctx_release(last);
 }
 
 /* The end of the stream that comes in one packet with the request: MHD may overlook it. */
 Test(http_disconnect, together_with_the_request, .timeout = 120)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_contexts, routes);
 	const int rounds = 300;
 	for (int i = 0; i < rounds; i++) {
 		int fd = http_peer_connect(server);
@@ -219,14 +185,14 @@ Test(http_disconnect, together_with_the_request, .timeout = 120)
 	cr_expect(eq(int, seen.done, seen.begun));
 	cr_expect(eq(int, seen.returned, seen.entered));
 	http_peer_stop(server);
-	ctx_release(seen.last);
+	ctx_release(last);
 }
 
 /* ---- Not a disconnect -------------------------------------------------------------------------------- */
 
 Test(http_disconnect, leaving_after_the_answer_is_none, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_contexts, routes);
 	for (enum way way = FIN; way < WAYS; way++) {
 		int fd = http_peer_connect(server);
 		http_peer_send(fd, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -240,9 +206,9 @@ Test(http_disconnect, leaving_after_the_answer_is_none, .timeout = 60)
 	}
 	cr_expect(eq(int, seen.done, 3));
 	cr_expect(eq(int, seen.left, 0));
-	cr_expect(eq(ptr, (void *)ctx_cause(seen.last), (void *)&HTTP_REQUEST_FINISHED));
+	cr_expect(eq(ptr, (void *)ctx_cause(last), (void *)&HTTP_REQUEST_FINISHED));
 	http_peer_stop(server);
-	ctx_release(seen.last);
+	ctx_release(last);
 }
 
 static void sleeps(http_request *request, http_response *response)
@@ -258,12 +224,12 @@ static void sleeps(http_request *request, http_response *response)
 /* With half_close_is_waiting a client may shut its sending side down and still be answered; a reset is a reset. */
 Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
 {
-	http_server_options options = watched;
+	http_server_options options = watched_contexts;
 	options.half_close_is_waiting = true;
 	http_peer_server *server =
 		http_peer_serve(&options, (http_peer_route[]){{"GET /sleep", sleeps, NULL},
-	                                                      {"GET /hello", answers, NULL},
-	                                                      {"GET /wait", waits, NULL},
+	                                                      {"GET /hello", answers_hello, NULL},
+	                                                      {"GET /wait", waits_until_done, NULL},
 	                                                      {0}});
 	for (int i = 0; i < 20; i++) {
 		int fd = http_peer_connect(server);
@@ -288,7 +254,7 @@ Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
 	cr_assert(eventually_counts(&seen.left, 1, 10000));
 	cr_assert(eventually(http_peer_is_quiet, server, 10000));
 	http_peer_stop(server);
-	ctx_release(seen.last);
+	ctx_release(last);
 }
 
 /* ---- Nothing is left behind -------------------------------------------------------------------------- */
@@ -337,7 +303,7 @@ static void leave_many(http_peer_server *server, int total)
 Test(http_disconnect, ten_thousand_leave_nothing_behind, .timeout = 300)
 {
 	const int total = support_patience() > 5 ? 1000 : 10000;
-	http_server_options options = watched;
+	http_server_options options = watched_contexts;
 	options.workers = 2;
 	struct baseline baseline = {.server = http_peer_serve(&options, routes)};
 	leave_many(baseline.server, 2 * BATCH); /* what is made on first use has been made */
@@ -364,5 +330,5 @@ Test(http_disconnect, ten_thousand_leave_nothing_behind, .timeout = 300)
 	cr_expect(le(sz, after.stacks, before.stacks + BATCH));
 	cr_expect(eq(int, seen.done, seen.begun));
 	cr_expect(eq(int, http_peer_stop(baseline.server), 0));
-	ctx_release(seen.last);
+	ctx_release(last);
 }

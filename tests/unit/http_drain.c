@@ -5,7 +5,6 @@
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,20 +17,7 @@
 #include "alloc_fault.h"
 #include "http_peer.h"
 #include "support.h"
-
-static struct {
-	atomic_int entered, done, status;
-	_Atomic(const ctx_error *) cause, done_cause;
-	wait_event go;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.done_cause = outcome->cause;
-	atomic_fetch_add(&seen.done, 1);
-}
+#include "watched.h"
 
 /* Waits to be told to go on, or for its context; answers in both cases. */
 static void waits(http_request *request, http_response *response)
@@ -52,19 +38,10 @@ static void stubborn(http_request *request, http_response *response)
 	http_response_text(response, 200, "at last");
 }
 
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static const http_peer_route routes[] = {
-	{"GET /wait", waits, NULL}, {"GET /stubborn", stubborn, NULL}, {"GET /hello", answers, NULL}, {0}};
-
-static bool reached(void *arg)
-{
-	return atomic_load(&seen.entered) >= *(int *)arg;
-}
+static const http_peer_route routes[] = {{"GET /wait", waits, NULL},
+                                         {"GET /stubborn", stubborn, NULL},
+                                         {"GET /hello", answers_hello, NULL},
+                                         {0}};
 
 static bool is_draining(void *server)
 {
@@ -92,14 +69,13 @@ static bool is_cancelled(void *unused)
 
 static int ask(http_peer_server *server, const char *path)
 {
-	static int asked;
 	char head[128];
 	int fd = http_peer_connect(server);
 	snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path);
-	asked = atomic_load(&seen.entered) + 1;
+	int asked = atomic_load(&seen.entered) + 1;
 	http_peer_send(fd, head);
 	if (strcmp(path, "/hello") != 0)
-		cr_assert(eventually(reached, &asked, 10000));
+		cr_assert(eventually_counts(&seen.entered, asked, 10000));
 	return fd;
 }
 
@@ -173,7 +149,7 @@ Test(http_drain, a_client_just_answered_may_ask_once_more, .timeout = 120)
 
 Test(http_drain, requests_in_flight_finish, .timeout = 60)
 {
-	http_server_options options = {.on_done = on_done};
+	http_server_options options = {.on_done = see_done};
 	http_peer_server *server = http_peer_serve(&options, routes);
 	int fd = ask(server, "/wait");
 	http_peer_drain(server);
@@ -223,7 +199,7 @@ Test(http_drain, what_was_sent_before_is_answered, .timeout = 120)
 
 Test(http_drain, the_timeout_cancels_and_handlers_still_answer, .timeout = 60)
 {
-	http_server_options options = {.on_done = on_done, .drain_timeout = 100 * CTX_MILLISECOND};
+	http_server_options options = {.on_done = see_done, .drain_timeout = 100 * CTX_MILLISECOND};
 	http_peer_server *server = http_peer_serve(&options, routes);
 	int fd = ask(server, "/wait");
 	int64_t began = now_ms();
@@ -240,7 +216,7 @@ Test(http_drain, abort_cancels_at_once, .timeout = 60)
 {
 	for (int draining = 0; draining < 2; draining++) {
 		memset(&seen, 0, sizeof(seen));
-		http_server_options options = {.on_done = on_done, .drain_timeout = 1000 * CTX_SECOND};
+		http_server_options options = {.on_done = see_done, .drain_timeout = 1000 * CTX_SECOND};
 		http_peer_server *server = http_peer_serve(&options, routes);
 		int fd = ask(server, "/wait");
 		if (draining) {
@@ -258,7 +234,7 @@ Test(http_drain, abort_cancels_at_once, .timeout = 60)
 /* A handler that does not heed its context keeps http_serve, whose connection is cut meanwhile. */
 Test(http_drain, a_stubborn_handler_is_waited_for, .timeout = 60)
 {
-	http_server_options options = {.on_done = on_done, .drain_timeout = 1};
+	http_server_options options = {.on_done = see_done, .drain_timeout = 1};
 	http_peer_server *server = http_peer_serve(&options, routes);
 	int fd = ask(server, "/stubborn");
 	http_peer_drain(server);
@@ -275,9 +251,9 @@ Test(http_drain, a_stubborn_handler_is_waited_for, .timeout = 60)
 /* A client that sends its request slowly does not hold up the end. */
 Test(http_drain, requests_half_sent_are_cut_at_the_timeout, .timeout = 60)
 {
-	http_server_options options = {.on_done = on_done, .drain_timeout = 50 * CTX_MILLISECOND};
+	http_server_options options = {.on_done = see_done, .drain_timeout = 50 * CTX_MILLISECOND};
 	http_peer_server *server =
-		http_peer_serve(&options, (http_peer_route[]){{"POST /", answers, NULL}, {0}});
+		http_peer_serve(&options, (http_peer_route[]){{"POST /", answers_hello, NULL}, {0}});
 	int head = http_peer_connect(server), body = http_peer_connect(server);
 	http_peer_send(head, "GET / HT");
 	http_peer_send(body, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");

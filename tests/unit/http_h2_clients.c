@@ -4,44 +4,20 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <tether/loop.h>
-
 #include "http_peer.h"
 #include "process.h"
 #include "support.h"
-
-static struct {
-	atomic_int entered, done, status;
-	_Atomic(const ctx_error *) cause;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.cause = outcome->cause;
-	atomic_fetch_add(&seen.done, 1);
-}
+#include "watched.h"
 
 static void answers(http_request *request, http_response *response)
 {
 	(void)request;
 	http_response_text(response, 200, "hello\n");
-}
-
-static void counts_body(http_request *request, http_response *response)
-{
-	char text[32];
-	size_t size;
-	http_body(request, &size);
-	snprintf(text, sizeof(text), "%zu", size);
-	http_response_text(response, 200, text);
 }
 
 static void streams(http_request *request, http_response *response)
@@ -53,20 +29,11 @@ static void streams(http_request *request, http_response *response)
 			return;
 }
 
-static void waits(http_request *request, http_response *response)
-{
-	(void)response;
-	atomic_fetch_add(&seen.entered, 1);
-	wait_done(http_request_ctx(request));
-}
-
 static const http_peer_route routes[] = {{"GET /hello", answers, NULL},
-                                         {"POST /body", counts_body, NULL},
+                                         {"POST /body", answers_body_size, NULL},
                                          {"GET /stream", streams, NULL},
-                                         {"GET /wait", waits, NULL},
+                                         {"GET /wait", waits_until_done, NULL},
                                          {0}};
-
-static const http_server_options watched = {.on_done = on_done};
 
 enum { ARGS = 24 };
 
@@ -145,16 +112,6 @@ Test(http_h2_clients, curl_with_either_protocol, .timeout = 120)
 	http_peer_stop(server);
 }
 
-static bool has_entered(void *times)
-{
-	return atomic_load(&seen.entered) >= *(int *)times;
-}
-
-static bool is_done(void *times)
-{
-	return atomic_load(&seen.done) >= *(int *)times;
-}
-
 Test(http_h2_clients, curl_killed, .timeout = 120)
 {
 	http_peer_server *server = http_peer_serve(&watched, routes);
@@ -162,10 +119,10 @@ Test(http_h2_clients, curl_killed, .timeout = 120)
 	snprintf(url, sizeof(url), "http://%s/wait", http_peer_address(server));
 	for (int i = 1; i <= 3; i++) {
 		process *curl = process_start((const char *const[]){CURL, url, NULL}, NULL);
-		cr_assert(eventually(has_entered, &i, 20000));
+		cr_assert(eventually_counts(&seen.entered, i, 20000));
 		process_signal(curl, SIGKILL);
-		cr_assert(eventually(is_done, &i, 10000));
-		cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
+		cr_assert(eventually_counts(&seen.done, i, 10000));
+		cr_expect(eq(ptr, (void *)seen.done_cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(int, seen.status, 499));
 		process_stop(curl);
 	}
@@ -221,7 +178,7 @@ Test(http_h2_clients, h2load, .timeout = 120)
 	output = RUN(server, "/stream", 0, "h2load", "-n", "20", "-c", "2", "-m", "10");
 	expect_in(output, "20 succeeded, 0 failed, 0 errored, 0 timeout");
 	free(output);
-	cr_assert(eventually(is_done, &(int){10020}, 10000));
+	cr_assert(eventually_counts(&seen.done, 10020, 10000));
 	http_peer_stop(server);
 	cr_expect(eq(int, seen.done, 10020));
 }

@@ -4,7 +4,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 
 #include "h2_peer.h"
 #include "support.h"
+#include "watched.h"
 
 enum { SLOTS = 256 };
 
@@ -44,7 +44,7 @@ static void on_done(http_request *request, const http_outcome *outcome, void *da
 	atomic_fetch_add(&done, 1);
 }
 
-static const http_server_options watched = {.on_done = on_done};
+static const http_server_options watched_slots = {.on_done = on_done};
 
 /* Waits to be told to go on, or for its context; answers in both cases. */
 static void waits(http_request *request, http_response *response)
@@ -58,12 +58,6 @@ static void waits(http_request *request, http_response *response)
 	http_response_text(response, told ? 200 : 503, told ? "told" : ctx_cause(c)->message);
 	atomic_fetch_add(&slot->returned, 1);
 	atomic_fetch_add(&returned, 1);
-}
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
 }
 
 static void floods(http_request *request, http_response *response)
@@ -82,7 +76,7 @@ static void floods(http_request *request, http_response *response)
 static const http_peer_route routes[] = {{"GET /wait/{n}", waits, NULL},
                                          {"POST /wait/{n}", waits, NULL},
                                          {"GET /flood/{n}", floods, NULL},
-                                         {"GET /hello", answers, NULL},
+                                         {"GET /hello", answers_hello, NULL},
                                          {0}};
 
 static void ask_to_wait(h2_peer *p, uint32_t id, int n)
@@ -97,7 +91,7 @@ static void ask_to_wait(h2_peer *p, uint32_t id, int n)
 
 Test(http_h2_ends, a_reset_ends_one_context_alone, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	ask_to_wait(p, 1, 0);
 	ask_to_wait(p, 3, 1);
@@ -120,7 +114,7 @@ Test(http_h2_ends, a_reset_ends_one_context_alone, .timeout = 60)
 
 Test(http_h2_ends, half_of_a_hundred_reset, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	for (int i = 0; i < 100; i++)
 		ask_to_wait(p, (uint32_t)(2 * i + 1), i);
@@ -144,7 +138,7 @@ Test(http_h2_ends, half_of_a_hundred_reset, .timeout = 60)
 
 Test(http_h2_ends, a_reset_while_the_body_arrives, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	h2_peer_begin(p, 1, "POST", "/wait/5");
 	h2_peer_frame(p, H2_DATA, 0, 1, "half", 4);
@@ -162,7 +156,7 @@ Test(http_h2_ends, a_reset_while_the_body_arrives, .timeout = 60)
 /* A handler parked in http_write, behind a window that is used up. */
 Test(http_h2_ends, a_reset_wakes_a_write_that_waits, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	p->silent = true;
 	h2_peer_ask(p, 1, "GET", "/flood/7");
@@ -181,7 +175,7 @@ Test(http_h2_ends, a_reset_wakes_a_write_that_waits, .timeout = 60)
 /* What the client sends behind its own reset, and what it resets too late, harms nobody. */
 Test(http_h2_ends, a_reset_of_what_is_over, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	for (uint32_t id = 1; id < 100; id += 2) {
 		h2_peer_ask(p, id, "GET", "/hello");
@@ -222,7 +216,7 @@ static void leave(h2_peer *p, enum way way)
 
 Test(http_h2_ends, the_connections_end_is_that_of_all, .timeout = 120)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	for (enum way way = FIN; way < WAYS; way++) {
 		memset(slots, 0, sizeof(slots));
 		done = entered = 0;
@@ -258,7 +252,7 @@ Test(http_h2_ends, the_connections_end_is_that_of_all, .timeout = 120)
 /* In one packet with the requests. */
 Test(http_h2_ends, the_end_comes_with_the_requests, .timeout = 120)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	for (int round = 0; round < 100; round++) {
 		h2_peer *p = h2_peer_connect(server);
 		char path[32];
@@ -276,7 +270,7 @@ Test(http_h2_ends, the_end_comes_with_the_requests, .timeout = 120)
 /* With half_close_is_waiting all that was asked is answered, and then the connection closed. */
 Test(http_h2_ends, a_half_closed_client_may_be_waiting, .timeout = 60)
 {
-	http_server_options options = watched;
+	http_server_options options = watched_slots;
 	options.half_close_is_waiting = true;
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);
@@ -304,7 +298,7 @@ Test(http_h2_ends, a_half_closed_client_may_be_waiting, .timeout = 60)
 /* The client's GOAWAY announces its end, and is not yet that. */
 Test(http_h2_ends, a_client_that_goes_away_still_gets_its_answers, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	ask_to_wait(p, 1, 0);
 	h2_peer_frame(p, H2_GOAWAY, 0, 0, "\0\0\0\0\0\0\0\0", 8);
@@ -321,7 +315,7 @@ Test(http_h2_ends, a_client_that_goes_away_still_gets_its_answers, .timeout = 60
 
 Test(http_h2_ends, a_drain_says_goaway_twice_and_serves_what_comes_between, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *p = h2_peer_connect(server);
 	ask_to_wait(p, 1, 0);
 	p->silent = true; /* the PING is to be answered later */
@@ -349,7 +343,7 @@ Test(http_h2_ends, a_drain_says_goaway_twice_and_serves_what_comes_between, .tim
 
 Test(http_h2_ends, a_drain_closes_idle_connections, .timeout = 60)
 {
-	http_peer_server *server = http_peer_serve(&watched, routes);
+	http_peer_server *server = http_peer_serve(&watched_slots, routes);
 	h2_peer *used = h2_peer_connect(server), *fresh = h2_peer_connect(server),
 		*deaf = h2_peer_connect(server);
 	h2_peer_ask(used, 1, "GET", "/hello");
@@ -376,7 +370,7 @@ Test(http_h2_ends, a_drain_closes_idle_connections, .timeout = 60)
 
 Test(http_h2_ends, a_drain_cancels_at_its_timeout, .timeout = 60)
 {
-	http_server_options options = watched;
+	http_server_options options = watched_slots;
 	options.drain_timeout = 100 * CTX_MILLISECOND;
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);
@@ -400,7 +394,7 @@ Test(http_h2_ends, a_drain_cancels_at_its_timeout, .timeout = 60)
 
 Test(http_h2_ends, a_drain_cuts_a_stream_visibly, .timeout = 60)
 {
-	http_server_options options = watched;
+	http_server_options options = watched_slots;
 	options.drain_timeout = 50 * CTX_MILLISECOND;
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);

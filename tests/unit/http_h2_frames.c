@@ -4,37 +4,13 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <tether/loop.h>
-
 #include "h2_peer.h"
 #include "support.h"
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static void waits(http_request *request, http_response *response)
-{
-	(void)response;
-	wait_done(http_request_ctx(request));
-}
-
-static void counts_body(http_request *request, http_response *response)
-{
-	char text[32];
-	size_t size;
-	http_body(request, &size);
-	snprintf(text, sizeof(text), "%zu", size);
-	http_response_text(response, 200, text);
-}
+#include "watched.h"
 
 /* n bytes. */
 static void streams(http_request *request, http_response *response)
@@ -48,9 +24,9 @@ static void streams(http_request *request, http_response *response)
 	}
 }
 
-static const http_peer_route routes[] = {{"GET /hello", answers, NULL},
-                                         {"GET /wait", waits, NULL},
-                                         {"POST /body", counts_body, NULL},
+static const http_peer_route routes[] = {{"GET /hello", answers_hello, NULL},
+                                         {"GET /wait", waits_until_done, NULL},
+                                         {"POST /body", answers_body_size, NULL},
                                          {"GET /stream/{n}", streams, NULL},
                                          {0}};
 

@@ -6,8 +6,6 @@
 #include <criterion/new/assert.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,50 +14,16 @@
 
 #include "h2_peer.h"
 #include "support.h"
+#include "watched.h"
 
-static struct {
-	atomic_int begun, entered, returned, done, status;
-	_Atomic(const ctx_error *) cause;
-	atomic_bool go;
-} seen;
-
-static bool on_request(http_request *request, void *data)
-{
-	(void)request, (void)data;
-	atomic_fetch_add(&seen.begun, 1);
-	return true;
-}
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.cause = outcome->cause;
-	atomic_fetch_add(&seen.done, 1);
-}
-
-static const http_server_options watched = {.on_request = on_request, .on_done = on_done};
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static void waits(http_request *request, http_response *response)
-{
-	(void)response;
-	atomic_fetch_add(&seen.entered, 1);
-	wait_done(http_request_ctx(request));
-	atomic_fetch_add(&seen.returned, 1);
-}
+static atomic_bool enough;
 
 /* Does not look at its context. */
 static void stubborn(http_request *request, http_response *response)
 {
 	(void)request, (void)response;
 	atomic_fetch_add(&seen.entered, 1);
-	while (!seen.go)
+	while (!enough)
 		wait_sleep(ctx_background(), CTX_MILLISECOND);
 	atomic_fetch_add(&seen.returned, 1);
 }
@@ -74,24 +38,16 @@ static void floods(http_request *request, http_response *response)
 	atomic_fetch_add(&seen.returned, 1);
 }
 
-static const http_peer_route routes[] = {{"GET /hello", answers, NULL}, {"POST /hello", answers, NULL},
-                                         {"GET /wait", waits, NULL},    {"GET /stubborn", stubborn, NULL},
-                                         {"GET /flood", floods, NULL},  {0}};
-
-static long resident_kib(void)
-{
-	char text[256];
-	FILE *file = fopen("/proc/self/statm", "r");
-	long pages = fgets(text, sizeof(text), file) ? strtol(strchr(text, ' '), NULL, 10) : 0;
-	fclose(file);
-	return pages * (sysconf(_SC_PAGESIZE) / 1024);
-}
+static const http_peer_route routes[] = {
+	{"GET /hello", answers_hello, NULL},   {"POST /hello", answers_hello, NULL},
+	{"GET /wait", waits_until_done, NULL}, {"GET /stubborn", stubborn, NULL},
+	{"GET /flood", floods, NULL},          {0}};
 
 /* Since it was so many KiB. What sanitizers and valgrind add is not counted. */
 static void expect_grown_less(long before, long mib)
 {
 	if (support_patience() == 1)
-		cr_expect(lt(long, resident_kib() - before, mib * 1024));
+		cr_expect(lt(long, support_resident_kib() - before, mib * 1024));
 }
 
 /* ---- Busy for nothing -------------------------------------------------------------------------------- */
@@ -122,7 +78,7 @@ static void expect_calmed(attack *once, uint32_t rounds)
 	h2_peer *p = h2_peer_connect(server), *other = h2_peer_connect(server);
 	h2_peer_ask(other, 1, "GET", "/hello");
 	cr_assert(eq(int, h2_peer_answer(other, 1)->status, 200));
-	long before = resident_kib();
+	long before = support_resident_kib();
 	attack_with(p, once, rounds);
 	cr_expect(h2_peer_ends(p), "nothing ended it");
 	cr_expect(eq(int, p->goaways, 1), "%d of reason %u", p->goaways, p->goaway_reason);
@@ -320,7 +276,7 @@ Test(http_h2_limits, header_bombs, .timeout = 60)
 	cr_expect(eq(int, h2_peer_answer(p, 1)->status, 404));
 	memset(block, 0xbe, sizeof(block)); /* the newest entry, again and again */
 	memcpy(block, second, sizeof(second));
-	long before = resident_kib();
+	long before = support_resident_kib();
 	int64_t began = now_ms();
 	h2_peer_frame(p, H2_HEADERS, 5, 3, block, sizeof(block));
 	cr_expect(h2_peer_goes_away(p, 1));
@@ -374,14 +330,14 @@ Test(http_h2_limits, a_client_that_never_reads, .timeout = 120)
 	setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
 	h2_peer_frame(p, H2_SETTINGS, 0, 0, "\0\4\x7f\xff\xff\xff", 6);
 	h2_peer_number(p, H2_WINDOW_UPDATE, 0, INT32_MAX - 65535);
-	long before = resident_kib();
+	long before = support_resident_kib();
 	for (uint32_t i = 0; i < 100; i++)
 		h2_peer_ask(p, 2 * i + 1, "GET", "/flood");
 	cr_assert(eventually_counts(&seen.returned, 100, 20000));
 	expect_grown_less(before, 64); /* a hundred streams of 64 KiB, and their handlers' stacks */
 	cr_assert(eventually_counts(&seen.done, 100, 20000));
 	cr_expect(eq(int, seen.status, 499));
-	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
+	cr_expect(eq(ptr, (void *)seen.done_cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 	cr_expect(eventually(http_peer_is_quiet, server, 10000));
 	h2_peer_close(p);
 	http_peer_stop(server);
@@ -395,7 +351,7 @@ Test(http_h2_limits, a_client_that_pings_and_never_reads, .timeout = 60)
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);
 	setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
-	long before = resident_kib();
+	long before = support_resident_kib();
 	for (int i = 0; i < 200000; i++)
 		if (!h2_peer_frame(p, H2_PING, 0, 0, "12345678", 8))
 			break;
@@ -414,7 +370,7 @@ Test(http_h2_limits, bodies_that_never_end, .timeout = 60)
 	http_peer_server *server = http_peer_serve(&watched, routes);
 	h2_peer *p = h2_peer_connect(server);
 	int refused = 0;
-	long before = resident_kib();
+	long before = support_resident_kib();
 	for (uint32_t id = 1; id < 40; id += 2)
 		h2_peer_begin(p, id, "POST", "/hello");
 	for (int i = 0; i < 60; i++)
@@ -456,138 +412,11 @@ Test(http_h2_limits, handlers_that_do_not_heed_resets, .timeout = 60)
 	h2_answer *answer = h2_peer_answer(p, id);
 	cr_expect(answer->reset);
 	cr_expect(eq(u32, answer->reason, H2_REFUSED_STREAM));
-	seen.go = true;
+	enough = true;
 	cr_assert(eventually_counts(&seen.returned, 200, 20000));
 	cr_assert(eq(int, h2_peer_answer(p, id - 2)->status, 200));
 	h2_peer_ask(p, id + 2, "GET", "/hello");
 	cr_expect(eq(int, h2_peer_answer(p, id + 2)->status, 200));
-	h2_peer_close(p);
-	http_peer_stop(server);
-}
-
-/* ---- Time -------------------------------------------------------------------------------------------- */
-
-static const int64_t short_time = 200 * CTX_MILLISECOND;
-
-static http_peer_server *serve_with(int64_t header, int64_t body, int64_t write, int64_t idle)
-{
-	http_server_options options = watched;
-	options.header_timeout = header;
-	options.body_timeout = body;
-	options.write_timeout = write;
-	options.idle_timeout = idle;
-	return http_peer_serve(&options, routes);
-}
-
-Test(http_h2_limits, time_for_the_preface, .timeout = 60)
-{
-	http_peer_server *server = serve_with(short_time, 0, 0, 0);
-	static const size_t sizes[] = {1, 3, 23, 24};
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
-		h2_peer *p = h2_peer_open(http_peer_connect(server));
-		int64_t began = now_ms();
-		p->silent = true;
-		h2_peer_bytes(p, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", sizes[i]);
-		cr_expect(h2_peer_ends(p), "%zu bytes", sizes[i]);
-		cr_expect(ge(long, (long)(now_ms() - began), 190));
-		if (sizes[i] == 24) /* the SETTINGS are missing */
-			cr_expect(eq(u32, p->goaway_reason, H2_SETTINGS_TIMEOUT));
-		h2_peer_close(p);
-	}
-	http_peer_stop(server);
-}
-
-/* In the middle of a head nothing else can be said on the connection. */
-Test(http_h2_limits, time_for_the_head, .timeout = 60)
-{
-	http_peer_server *server = serve_with(short_time, 0, 0, 0);
-	h2_peer *p = h2_peer_connect(server);
-	h2_peer_ask(p, 1, "GET", "/wait");
-	cr_assert(eventually_counts(&seen.entered, 1, 20000));
-	cr_assert(h2_peer_ping(p));
-	int64_t began = now_ms();
-	h2_peer_frame(p, H2_HEADERS, 0, 3, "\x82", 1);
-	cr_expect(h2_peer_goes_away(p, 1));
-	cr_expect(h2_peer_ends(p));
-	cr_expect(ge(long, (long)(now_ms() - began), 190));
-	cr_assert(eventually_counts(&seen.done, 1, 20000));
-	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
-	h2_peer_close(p);
-	http_peer_stop(server);
-}
-
-/* All of the body, not each piece of it. */
-Test(http_h2_limits, time_for_the_body, .timeout = 60)
-{
-	http_peer_server *server = serve_with(0, short_time, 0, 0);
-	h2_peer *p = h2_peer_connect(server);
-	int64_t began = now_ms();
-	h2_peer_begin(p, 1, "POST", "/hello");
-	h2_answer *answer = h2_peer_so_far(p, 1);
-	while (!answer->ended && h2_peer_frame(p, H2_DATA, 0, 1, "x", 1) && h2_peer_ping(p))
-		poll(NULL, 0, 10);
-	cr_expect(eq(int, answer->status, 408));
-	cr_expect(ge(long, (long)(now_ms() - began), 190));
-	cr_assert(eventually_counts(&seen.done, 1, 20000));
-	cr_expect(eq(int, seen.status, 408));
-	cr_expect(eq(int, p->goaways, 0));
-	h2_peer_ask(p, 3, "GET", "/hello");
-	cr_expect(eq(int, h2_peer_answer(p, 3)->status, 200));
-	h2_peer_close(p);
-	http_peer_stop(server);
-}
-
-/* A window that is not opened costs the stream, and only that. (Of one that is, see http_pace.c.) */
-Test(http_h2_limits, time_for_the_answer, .timeout = 60)
-{
-	http_peer_server *server = serve_with(0, 0, 2 * short_time, 0);
-	h2_peer *p = h2_peer_connect(server);
-	p->silent = true;
-	h2_peer_ask(p, 1, "GET", "/wait");
-	h2_peer_ask(p, 3, "GET", "/flood");
-	while (h2_peer_so_far(p, 3)->body_size < 65535)
-		cr_assert(h2_peer_step(p));
-	h2_peer_number(p, H2_WINDOW_UPDATE, 0, 100000);
-	int64_t until = now_ms() + 800;
-	while (now_ms() < until) {
-		h2_peer_number(p, H2_WINDOW_UPDATE, 3, 100);
-		cr_assert(h2_peer_ping(p));
-		poll(NULL, 0, 20);
-		cr_assert(not(h2_peer_so_far(p, 3)->reset), "it was making progress");
-	}
-	int64_t began = now_ms();
-	h2_answer *answer = h2_peer_answer(p, 3);
-	cr_expect(answer->reset);
-	cr_expect(eq(u32, answer->reason, H2_CANCEL));
-	cr_expect(ge(long, (long)(now_ms() - began), 300));
-	cr_assert(eventually_counts(&seen.returned, 1, 20000));
-	cr_assert(eventually_counts(&seen.done, 1, 20000));
-	cr_expect(eq(int, seen.status, 499));
-	cr_expect(h2_peer_ping(p));
-	cr_expect(eq(int, seen.done, 1), "the other stream only waits for us");
-	h2_peer_close(p);
-	http_peer_stop(server);
-}
-
-Test(http_h2_limits, time_between_requests, .timeout = 60)
-{
-	http_peer_server *server = serve_with(0, 0, 0, short_time);
-	h2_peer *p = h2_peer_connect(server);
-	h2_peer_ask(p, 1, "GET", "/hello");
-	cr_expect(eq(int, h2_peer_answer(p, 1)->status, 200));
-	int64_t began = now_ms();
-	cr_expect(h2_peer_goes_away(p, 1));
-	cr_expect(eq(u32, p->goaway_reason, H2_NO_ERROR));
-	cr_expect(eq(u32, p->goaway_last, 1));
-	cr_expect(h2_peer_ends(p));
-	cr_expect(ge(long, (long)(now_ms() - began), 150));
-	h2_peer_close(p);
-	/* Waiting for an answer is not idleness. */
-	p = h2_peer_connect(server);
-	h2_peer_ask(p, 1, "GET", "/wait");
-	poll(NULL, 0, 600);
-	cr_expect(h2_peer_ping(p));
-	cr_expect(eq(int, p->goaways, 0));
 	h2_peer_close(p);
 	http_peer_stop(server);
 }

@@ -16,28 +16,7 @@
 
 #include "h2_peer.h"
 #include "support.h"
-
-static struct {
-	atomic_int entered, done, status;
-	atomic_llong bytes;
-	_Atomic(const ctx_error *) cause;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.cause = outcome->cause;
-	seen.bytes = (long long)outcome->body_bytes;
-	atomic_fetch_add(&seen.done, 1);
-}
-
-static const http_server_options watched = {.on_done = on_done};
-
-static bool is_done(void *times)
-{
-	return atomic_load(&seen.done) >= *(int *)times;
-}
+#include "watched.h"
 
 /* ---- Handlers ---------------------------------------------------------------------------------------- */
 
@@ -122,10 +101,10 @@ Test(http_h2_requests, get, .timeout = 60)
 		cr_expect_not_null(strstr(answer->fields, " GMT\n"), "no Date");
 		cr_expect_null(strstr(answer->fields, "connection"));
 	}
-	cr_assert(eventually(is_done, &(int){10}, 10000));
+	cr_assert(eventually_counts(&seen.done, 10, 10000));
 	cr_expect(eq(int, seen.status, 200));
 	cr_expect(eq(llong, seen.bytes, 5));
-	cr_expect(eq(ptr, (void *)seen.cause, NULL));
+	cr_expect(eq(ptr, (void *)seen.done_cause, NULL));
 	h2_peer_close(p);
 	http_peer_stop(server);
 }
@@ -227,7 +206,7 @@ Test(http_h2_requests, streams, .timeout = 60)
 		snprintf(path, sizeof(path), "/stream/%zu", sizes[i]);
 		h2_peer_ask(p, id, "GET", path);
 		expect_streamed(h2_peer_answer(p, id), sizes[i]);
-		cr_assert(eventually(is_done, &(int){(int)i + 1}, 10000));
+		cr_assert(eventually_counts(&seen.done, (int)i + 1, 10000));
 		cr_expect(eq(llong, seen.bytes, (long long)sizes[i]));
 		cr_expect(eq(int, seen.status, 200));
 	}
@@ -248,7 +227,7 @@ Test(http_h2_requests, a_failed_stream_is_reset, .timeout = 60)
 	h2_answer *answer = h2_peer_answer(p, 1);
 	cr_expect(answer->reset && !answer->ended);
 	cr_expect(eq(u32, answer->reason, H2_INTERNAL_ERROR));
-	cr_assert(eventually(is_done, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	cr_expect(eq(int, seen.status, 200), "what was answered");
 	h2_peer_ask(p, 3, "GET", "/hello");
 	cr_expect(eq(int, h2_peer_answer(p, 3)->status, 200));

@@ -20,6 +20,7 @@
 #include "http_peer.h"
 #include "process.h"
 #include "support.h"
+#include "watched.h"
 
 static process *start(const char *address, const char *const env[])
 {
@@ -396,18 +397,12 @@ Test(http_handover, the_service_manager_is_told, .timeout = 60)
 
 /* ---- Going on for a while ---------------------------------------------------------------------------- */
 
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
 /* With a delay it accepts on, but no connection outlives its answer: by the time it stops there are none left. */
 Test(http_handover, a_drain_may_wait_for_others_to_notice, .timeout = 60)
 {
 	http_server_options options = {.drain_delay = 1000 * CTX_SECOND};
 	http_peer_server *server =
-		http_peer_serve(&options, (http_peer_route[]){{"GET /", answers, NULL}, {0}});
+		http_peer_serve(&options, (http_peer_route[]){{"GET /", answers_hello, NULL}, {0}});
 	int fd = http_peer_connect(server);
 	for (int draining = 0; draining < 2; draining++) {
 		http_peer_send(fd, "GET / HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -4,7 +4,6 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,32 +15,10 @@
 
 #include "http_peer.h"
 #include "support.h"
+#include "watched.h"
 
-static struct {
-	atomic_int done, status;
-	_Atomic(const ctx_error *) cause;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.cause = outcome->cause;
-	atomic_fetch_add(&seen.done, 1);
-}
-
-static bool is_done(void *times)
-{
-	return atomic_load(&seen.done) == *(int *)times;
-}
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static const http_peer_route routes[] = {{"GET /", answers, NULL}, {"POST /", answers, NULL}, {0}};
+static const http_peer_route routes[] = {
+	{"GET /", answers_hello, NULL}, {"POST /", answers_hello, NULL}, {0}};
 
 static void expect_status(int fd, int status)
 {
@@ -63,7 +40,7 @@ static http_server_options patient(void)
 		.body_timeout = 1000 * CTX_SECOND,
 		.write_timeout = 1000 * CTX_SECOND,
 		.idle_timeout = 1000 * CTX_SECOND,
-		.on_done = on_done,
+		.on_done = see_done,
 	};
 }
 
@@ -158,9 +135,10 @@ Test(http_limits, a_body_must_arrive_in_time, .timeout = 60)
 	cr_expect(lt(long, (long)(now_ms() - began), 5000L * support_patience()));
 	expect_status(fd, 408);
 	close(fd);
-	cr_assert(eventually(is_done, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	cr_expect(eq(int, seen.status, 408));
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, 1));
 }
 
 static void much(http_request *request, http_response *response)
@@ -175,13 +153,6 @@ static void much(http_request *request, http_response *response)
 	}
 }
 
-static int connect_narrow(http_peer_server *server)
-{
-	int fd = http_peer_connect(server);
-	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){16 * 1024}, sizeof(int));
-	return fd;
-}
-
 /* A client that stops reading is reset, whether the answer is buffered or a stream. */
 Test(http_limits, an_answer_must_be_taken, .timeout = 60)
 {
@@ -191,11 +162,11 @@ Test(http_limits, an_answer_must_be_taken, .timeout = 60)
 		&options,
 		(http_peer_route[]){{"GET /buffered", much, NULL}, {"GET /stream", much, &seen}, {0}});
 	for (int i = 0; i < 2; i++) {
-		int fd = connect_narrow(server);
+		int fd = http_peer_connect_narrow(server);
 		int64_t began = now_ms();
 		http_peer_send(fd, i ? "GET /stream HTTP/1.1\r\nHost: h\r\n\r\n"
 		                     : "GET /buffered HTTP/1.1\r\nHost: h\r\n\r\n");
-		cr_assert(eventually(is_done, &(int){i + 1}, 10000));
+		cr_assert(eventually_counts(&seen.done, i + 1, 10000));
 		cr_expect(ge(long, (long)(now_ms() - began), 300));
 		cr_expect(eq(int, seen.status, 499));
 		http_peer_response response = http_peer_read(fd, false);
@@ -204,6 +175,7 @@ Test(http_limits, an_answer_must_be_taken, .timeout = 60)
 		close(fd);
 	}
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, 2));
 }
 
 /* One that takes a little now and then keeps its connection, however long it takes in all. */
@@ -212,7 +184,7 @@ Test(http_limits, a_slow_reader_is_not_a_dead_one, .timeout = 60)
 	http_server_options options = patient();
 	options.write_timeout = 500 * CTX_MILLISECOND;
 	http_peer_server *server = http_peer_serve(&options, (http_peer_route[]){{"GET /", much, NULL}, {0}});
-	int fd = connect_narrow(server);
+	int fd = http_peer_connect_narrow(server);
 	char data[64 * 1024];
 	int64_t began = now_ms();
 	http_peer_send(fd, "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -289,7 +261,7 @@ Test(http_limits, heads_are_bounded, .timeout = 60)
 
 Test(http_limits, bodies_are_bounded, .timeout = 60)
 {
-	http_server_options options = {.body_size = 1000, .on_done = on_done};
+	http_server_options options = {.body_size = 1000, .on_done = see_done};
 	http_peer_server *server = http_peer_serve(&options, routes);
 	struct {
 		char *request;
@@ -316,10 +288,11 @@ Test(http_limits, bodies_are_bounded, .timeout = 60)
 		close(fd);
 		free(cases[i].request);
 		done++;
-		cr_assert(eventually(is_done, &done, 10000));
+		cr_assert(eventually_counts(&seen.done, done, 10000));
 		cr_expect(eq(int, seen.status, cases[i].status), "case %zu", i);
 	}
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, done));
 }
 
 /*

@@ -8,14 +8,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <tether/loop.h>
-
 #include "http_peer.h"
 #include "support.h"
+#include "watched.h"
 
 enum {
 	IDLE = 2000,
@@ -24,32 +22,8 @@ enum {
 	WAITING_BYTES = 32 * 1024,
 };
 
-static atomic_int entered;
-
-static void answers(http_request *request, http_response *response)
-{
-	(void)request;
-	http_response_text(response, 200, "hello");
-}
-
-static void waits(http_request *request, http_response *response)
-{
-	atomic_fetch_add(&entered, 1);
-	wait_done(http_request_ctx(request));
-	http_response_text(response, 503, "");
-}
-
-static const http_peer_route routes[] = {{"GET /", answers, NULL}, {"GET /wait", waits, NULL}, {0}};
-
-static size_t resident(void)
-{
-	size_t pages = 0;
-	FILE *statm = fopen("/proc/self/statm", "r");
-	if (!statm || fscanf(statm, "%*u %zu", &pages) != 1)
-		abort();
-	fclose(statm);
-	return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
+static const http_peer_route routes[] = {
+	{"GET /", answers_hello, NULL}, {"GET /wait", waits_until_done, NULL}, {0}};
 
 /* Connects that many, which ask for path; with its answer, if there is to be one. */
 static int *ask_all(http_peer_server *server, int count, const char *path, bool answered)
@@ -87,7 +61,7 @@ static void close_all(int *fds, int count)
 static bool all_wait(void *unused)
 {
 	(void)unused;
-	return atomic_load(&entered) == WAITING;
+	return atomic_load(&seen.entered) == WAITING;
 }
 
 /* A sanitizer's own bookkeeping is no part of the figure. */
@@ -101,9 +75,9 @@ Test(http_memory, of_an_idle_connection, .timeout = 120)
 {
 	http_peer_server *server = http_peer_serve(NULL, routes);
 	close_all(ask_all(server, 10, "/", true), 10);
-	size_t before = resident();
+	size_t before = (size_t)support_resident_kib() * 1024;
 	int *fds = ask_all(server, IDLE, "/", true);
-	size_t each = (resident() - before) / IDLE;
+	size_t each = ((size_t)support_resident_kib() * 1024 - before) / IDLE;
 	fprintf(stderr, "an idle connection: %zu bytes\n", each);
 	expect_at_most(each, IDLE_BYTES);
 	close_all(fds, IDLE);
@@ -114,10 +88,10 @@ Test(http_memory, of_a_waiting_request, .timeout = 120)
 {
 	http_peer_server *server = http_peer_serve(NULL, routes);
 	close_all(ask_all(server, 10, "/", true), 10);
-	size_t before = resident();
+	size_t before = (size_t)support_resident_kib() * 1024;
 	int *fds = ask_all(server, WAITING, "/wait", false);
 	cr_assert(eventually(all_wait, NULL, 60000));
-	size_t each = (resident() - before) / WAITING;
+	size_t each = ((size_t)support_resident_kib() * 1024 - before) / WAITING;
 	fprintf(stderr, "a waiting request: %zu bytes\n", each);
 	expect_at_most(each, WAITING_BYTES);
 	close_all(fds, WAITING);

@@ -14,38 +14,17 @@
 
 #include "http_peer.h"
 #include "support.h"
+#include "watched.h"
 
-static struct {
-	atomic_long written; /* bytes that http_write has taken */
-	atomic_int result;   /* of the last http_write */
-	atomic_int returned, done, status;
-	atomic_llong bytes; /* of the last outcome */
-	_Atomic(const ctx_error *) cause, done_cause;
-	wait_event go;
-} seen;
-
-static void on_done(http_request *request, const http_outcome *outcome, void *data)
-{
-	(void)request, (void)data;
-	seen.status = outcome->status;
-	seen.bytes = (long long)outcome->body_bytes;
-	seen.done_cause = outcome->cause;
-	atomic_fetch_add(&seen.done, 1);
-}
-
-static const http_server_options watched = {.on_done = on_done};
+static atomic_long written; /* bytes that http_write has taken */
+static atomic_int result;   /* of the last http_write */
 
 static int count_write(http_response *response, const void *data, size_t size)
 {
-	seen.result = http_write(response, data, size);
-	if (seen.result == 0)
-		atomic_fetch_add(&seen.written, (long)size);
-	return seen.result;
-}
-
-static bool is_done(void *times)
-{
-	return atomic_load(&seen.done) == *(int *)times;
+	result = http_write(response, data, size);
+	if (result == 0)
+		atomic_fetch_add(&written, (long)size);
+	return result;
 }
 
 static size_t number(const http_request *request)
@@ -114,7 +93,7 @@ Test(http_stream, pieces_arrive_in_order_and_the_connection_goes_on, .timeout = 
 		cr_expect_null(http_peer_field(&response, "X-Late"));
 		http_peer_clear(&response);
 	}
-	cr_assert(eventually(is_done, &(int){2}, 10000));
+	cr_assert(eventually_counts(&seen.done, 2, 10000));
 	cr_expect(eq(int, seen.status, 200));
 	cr_expect(eq(llong, seen.bytes, (long long)strlen(expected)));
 	cr_expect(eq(ptr, (void *)seen.done_cause, NULL));
@@ -181,7 +160,7 @@ Test(http_stream, for_head, .timeout = 60)
 		cr_expect(eq(sz, response.body_size, 5));
 		http_peer_clear(&response);
 	}
-	cr_expect(eq(int, seen.result, 0));
+	cr_expect(eq(int, result, 0));
 	close(fd);
 	http_peer_stop(server);
 }
@@ -195,7 +174,7 @@ static void flood(http_request *request, http_response *response)
 	static char data[10000];
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (char)('a' + i % 26);
-	while (atomic_load(&seen.written) < FLOOD_MAX && count_write(response, data, sizeof(data)) == 0)
+	while (atomic_load(&written) < FLOOD_MAX && count_write(response, data, sizeof(data)) == 0)
 		;
 	seen.cause = ctx_cause(http_request_ctx(request));
 	atomic_fetch_add(&seen.returned, 1);
@@ -203,7 +182,7 @@ static void flood(http_request *request, http_response *response)
 
 static bool stands_still(void *last)
 {
-	long now = atomic_load(&seen.written);
+	long now = atomic_load(&written);
 	bool still = now > 0 && now == *(long *)last;
 	*(long *)last = now;
 	return still;
@@ -218,28 +197,12 @@ static long wait_for_standstill(void)
 	return last;
 }
 
-static long resident_kib(void)
-{
-	char text[256];
-	FILE *file = fopen("/proc/self/statm", "r");
-	long pages = fgets(text, sizeof(text), file) ? strtol(strchr(text, ' '), NULL, 10) : 0;
-	fclose(file);
-	return pages * (sysconf(_SC_PAGESIZE) / 1024);
-}
-
-static int connect_narrow(http_peer_server *server)
-{
-	int fd = http_peer_connect(server);
-	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){16 * 1024}, sizeof(int));
-	return fd;
-}
-
 Test(http_stream, a_slow_client_holds_the_handler_not_memory, .timeout = 120)
 {
 	http_peer_server *server =
 		http_peer_serve(&watched, (http_peer_route[]){{"GET /flood", flood, NULL}, {0}});
-	int fd = connect_narrow(server);
-	long before = resident_kib();
+	int fd = http_peer_connect_narrow(server);
+	long before = support_resident_kib();
 	http_peer_send(fd, "GET /flood HTTP/1.1\r\nHost: h\r\n\r\n");
 	long stopped = wait_for_standstill();
 	cr_expect(lt(long, stopped, 16L * 1024 * 1024), "nothing holds the handler back");
@@ -253,26 +216,21 @@ Test(http_stream, a_slow_client_holds_the_handler_not_memory, .timeout = 120)
 	long further = wait_for_standstill();
 	cr_expect(gt(long, further, stopped));
 	cr_expect(lt(long, further, stopped + 16L * 1024 * 1024));
-	cr_expect(lt(long, resident_kib() - before, 8L * 1024 * support_patience()));
+	cr_expect(lt(long, support_resident_kib() - before, 8L * 1024 * support_patience()));
 	http_peer_reset(fd);
-	cr_assert(eventually(is_done, &(int){1}, 10000));
+	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	http_peer_stop(server);
 }
 
 /* ---- Ends -------------------------------------------------------------------------------------------- */
-
-static bool has_returned(void *times)
-{
-	return atomic_load(&seen.returned) == *(int *)times;
-}
 
 Test(http_stream, leaving_ends_a_write_that_waits, .timeout = 60)
 {
 	http_peer_server *server =
 		http_peer_serve(&watched, (http_peer_route[]){{"GET /flood", flood, NULL}, {0}});
 	for (int way = 0; way < 3; way++) {
-		seen.written = 0;
-		int fd = connect_narrow(server);
+		written = 0;
+		int fd = http_peer_connect_narrow(server);
 		http_peer_send(fd, "GET /flood HTTP/1.1\r\nHost: h\r\n\r\n");
 		wait_for_standstill();
 		if (way == 0)
@@ -281,9 +239,9 @@ Test(http_stream, leaving_ends_a_write_that_waits, .timeout = 60)
 			close(fd);
 		else
 			shutdown(fd, SHUT_WR);
-		cr_assert(eventually(has_returned, &(int){way + 1}, 10000), "way %d", way);
-		cr_assert(eventually(is_done, &(int){way + 1}, 10000), "way %d", way);
-		cr_expect(eq(int, seen.result, -1));
+		cr_assert(eventually_counts(&seen.returned, way + 1, 10000), "way %d", way);
+		cr_assert(eventually_counts(&seen.done, way + 1, 10000), "way %d", way);
+		cr_expect(eq(int, result, -1));
 		cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(ptr, (void *)seen.done_cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(int, seen.status, 499));
@@ -291,6 +249,7 @@ Test(http_stream, leaving_ends_a_write_that_waits, .timeout = 60)
 			close(fd);
 	}
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, 3));
 }
 
 /* A handler that waits for something else between two writes. */
@@ -322,8 +281,8 @@ Test(http_stream, leaving_ends_a_handler_that_waits_elsewhere, .timeout = 60)
 			close(fd);
 		else
 			shutdown(fd, SHUT_WR);
-		cr_assert(eventually(is_done, &(int){way + 1}, 10000), "way %d", way);
-		cr_expect(eq(int, seen.result, -1));
+		cr_assert(eventually_counts(&seen.done, way + 1, 10000), "way %d", way);
+		cr_expect(eq(int, result, -1));
 		cr_expect(eq(int, seen.returned, way + 1));
 		cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(int, seen.status, 499));
@@ -331,6 +290,7 @@ Test(http_stream, leaving_ends_a_handler_that_waits_elsewhere, .timeout = 60)
 			close(fd);
 	}
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, 3));
 }
 
 static void fails(http_request *request, http_response *response)
@@ -361,7 +321,7 @@ Test(http_stream, a_failed_stream_is_not_taken_for_whole, .timeout = 60)
 		http_peer_clear(&response);
 		close(fd);
 		done++;
-		cr_assert(eventually(is_done, &done, 10000));
+		cr_assert(eventually_counts(&seen.done, done, 10000));
 		cr_expect(eq(int, seen.status, 200), "what was answered");
 	}
 	/* Before anything was sent there is a better way to say it. */
@@ -369,6 +329,7 @@ Test(http_stream, a_failed_stream_is_not_taken_for_whole, .timeout = 60)
 	cr_expect(eq(int, response.status, 500));
 	http_peer_clear(&response);
 	http_peer_stop(server);
+	cr_expect(eq(int, seen.done, done + 1));
 }
 
 Test(http_stream, a_failed_stream_of_http_1_0_ends_in_a_reset, .timeout = 60)

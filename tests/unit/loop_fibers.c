@@ -218,24 +218,6 @@ Test(loop_fibers, spawned_from_any_thread, .timeout = 120)
 
 /* ---- Stacks ------------------------------------------------------------------------------------------------ */
 
-static size_t statm_kib(bool resident)
-{
-	char line[128] = "", *end;
-	FILE *file = fopen("/proc/self/statm", "r"); /* "TOTAL RESIDENT …", in pages */
-	cr_assert_not_null(file);
-	cr_assert_not_null(fgets(line, sizeof(line), file));
-	fclose(file);
-	size_t pages = strtoul(line, &end, 10);
-	if (resident)
-		pages = strtoul(end, NULL, 10);
-	return pages * (size_t)sysconf(_SC_PAGESIZE) / 1024;
-}
-
-static size_t resident_kib(void)
-{
-	return statm_kib(true);
-}
-
 static const size_t DEEP = 200, DEEP_KIB = 200;
 
 static void go_deep(void *arg)
@@ -249,16 +231,16 @@ static void go_deep(void *arg)
 
 static void deep_then_shallow(void *arg)
 {
-	size_t before = resident_kib();
+	size_t before = (size_t)support_resident_kib();
 	(void)arg;
 	for (size_t i = 0; i < DEEP; i++)
 		loop_spawn(loop_current(), go_deep, &gates[i]);
 	fiber_yield();
-	size_t deep = resident_kib();
+	size_t deep = (size_t)support_resident_kib();
 	for (size_t i = 0; i < DEEP; i++)
 		wait_event_set(&gates[i]);
 	fiber_yield();
-	size_t after = resident_kib();
+	size_t after = (size_t)support_resident_kib();
 	cr_assert(eq(sz, loop_stacks(loop_current()), DEEP + 2), "all are kept,");
 	if (UNDER_ASAN || UNDER_TSAN || RUNNING_ON_VALGRIND)
 		return; /* whose own memory is counted too */
@@ -404,6 +386,16 @@ Test(loop_fibers, no_memory_for_a_post, .timeout = 30)
 	loop_free(l);
 }
 
+static size_t mapped_kib(void)
+{
+	char line[128] = "";
+	FILE *file = fopen("/proc/self/statm", "r"); /* "TOTAL …", in pages */
+	cr_assert_not_null(file);
+	cr_assert_not_null(fgets(line, sizeof(line), file));
+	fclose(file);
+	return strtoul(line, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE) / 1024;
+}
+
 /* The kernel gives a process some 65 000 memory maps, and a stack is two. */
 static void spawn_until_refused(void *arg)
 {
@@ -415,11 +407,11 @@ static void spawn_until_refused(void *arg)
 			return; /* a kernel without that limit */
 	int refused = errno;
 	size_t fibers = loop_fibers(l), stacks = loop_stacks(l);
-	size_t before = statm_kib(false);
+	size_t before = mapped_kib();
 	for (int i = 0; i < 1000; i++)
 		if (loop_spawn(l, set_event, gate) == 0)
 			spawned++, fibers++, stacks++;
-	size_t after = statm_kib(false);
+	size_t after = mapped_kib();
 	wait_event_wait(NULL, gate); /* the ends of those that run now give maps back */
 	cr_assert(eq(int, refused, ENOMEM));
 	cr_assert(eq(sz, fibers, spawned + 1));
