@@ -66,13 +66,22 @@ static void weigh(http_request *request, http_response *response)
 	http_response_text(response, 201, text);
 }
 
+/* Whoever waits for this line may stop the one before: new connections are ours. */
+static void say_so(void *bound)
+{
+	printf("listening on %s\n", (const char *)bound);
+}
+
 int main(int argc, char **argv)
 {
-	const http_server_options options = {
-		.drain_timeout = 2 * CTX_SECOND, .share_port = true, .notify = true};
+	char bound[128];
+	const http_server_options options = {.drain_timeout = 2 * CTX_SECOND,
+	                                     .share_port = true,
+	                                     .notify = true,
+	                                     .on_serve = say_so,
+	                                     .data = bound};
 	const http_route_options streams = {.streams_body = true, .body_size = SIZE_MAX};
 	const int signals[] = {SIGINT, SIGTERM};
-	char bound[128];
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	ctx_auto *until_signal = ctx_with_signals(ctx_background(), signals, 2);
 	http_server *server = http_server_new(&options);
@@ -84,7 +93,6 @@ int main(int argc, char **argv)
 		http_server_free(server);
 		return EXIT_FAILURE;
 	}
-	printf("listening on %s\n", bound);
 	http_serve(server, until_signal);
 	printf("stopped: %s\n", ctx_cause(until_signal)->message);
 	http_server_free(server);
