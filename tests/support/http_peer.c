@@ -347,3 +347,12 @@ http_peer_response http_peer_ask(const http_peer_server *s, const char *method, 
 	close(fd);
 	return response;
 }
+
+http_peer_response http_peer_tell(const http_peer_server *s, const char *request)
+{
+	int fd = http_peer_connect(s);
+	http_peer_send(fd, request);
+	http_peer_response response = http_peer_read(fd, strncmp(request, "HEAD", 4) == 0);
+	close(fd);
+	return response;
+}

@@ -94,5 +94,7 @@ bool http_peer_closed(int fd);
 /* One request on a connection of its own, "Connection: close"; body may be NULL. Free with _clear. */
 http_peer_response http_peer_ask(const http_peer_server *s, const char *method, const char *target,
                                  const char *body);
+/* The same of a request as it is written here, head and body. */
+http_peer_response http_peer_tell(const http_peer_server *s, const char *request);
 
 #endif

@@ -1,12 +1,15 @@
 /*
- * Sockets: what stands in the way of listening on a path, and what is set on those that are accepted.
+ * Where a server listens: the addresses it takes and refuses, what stands in the way of listening on a path, and what is
+ * set on the sockets that it accepts.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -38,6 +41,81 @@ static void say_hello(http_request *request, http_response *response)
 {
 	(void)request;
 	http_response_text(response, 200, "hello");
+}
+
+Test(http_listen, addresses)
+{
+	static const char *const bad[] = {"",
+	                                  "8080",
+	                                  "127.0.0.1",
+	                                  "127.0.0.1:",
+	                                  "127.0.0.1:x",
+	                                  "127.0.0.1:70000",
+	                                  ":99999",
+	                                  "::1:80",
+	                                  "[::1]",
+	                                  "no.such.host.invalid:80",
+	                                  "unix:"};
+	http_server *server = http_server_new(NULL);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		errno = 0;
+		cr_expect(eq(int, http_listen(server, bad[i], NULL, 0), -1), "%s", bad[i]);
+		cr_expect(ne(int, errno, 0), "%s", bad[i]);
+	}
+	char bound[64];
+	cr_expect(eq(int, http_listen(server, "127.0.0.1:0", bound, sizeof(bound)), 0));
+	cr_expect(eq(int, http_listen(server, bound, NULL, 0), -1));
+	cr_expect(eq(int, errno, EADDRINUSE));
+	cr_expect(eq(int, http_listen(server, ":0", bound, sizeof(bound)), 0));
+	cr_expect(ne(str, strrchr(bound, ':'), ":0"));
+	http_server_free(server);
+}
+
+static http_server *served;
+
+static void *serve(void *c)
+{
+	http_serve(served, c);
+	return NULL;
+}
+
+static size_t add_to(char *data, size_t size, size_t n, void *string)
+{
+	strncat(string, data, size * n);
+	return size * n;
+}
+
+Test(http_listen, a_path_serves_and_is_removed_at_the_end)
+{
+	char bound[64], body[64] = "";
+	ctx *c = ctx_with_cancel(ctx_background());
+	/* The socket that a server which died has left does not stand in the way; one in use does. */
+	for (int round = 0; round < 2; round++) {
+		served = http_server_new(NULL);
+		cr_assert(eq(int, http_listen(served, address, bound, sizeof(bound)), 0));
+		cr_expect(eq(str, bound, address));
+		if (round == 1)
+			break;
+		http_server *second = http_server_new(NULL);
+		cr_expect(eq(int, http_listen(second, address, NULL, 0), -1));
+		http_server_free(second);
+		http_server_free(served);
+	}
+	cr_assert(eq(int, http_handle(served, "GET /", say_hello, NULL), 0));
+	pthread_t thread;
+	pthread_create(&thread, NULL, serve, c);
+	CURL *curl = curl_easy_init();
+	curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/");
+	curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
+	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, add_to);
+	curl_easy_setopt(curl, CURLOPT_WRITEDATA, body);
+	cr_expect(eq(int, (int)curl_easy_perform(curl), CURLE_OK));
+	cr_expect(eq(str, body, "hello"));
+	curl_easy_cleanup(curl);
+	ctx_end(c);
+	pthread_join(thread, NULL);
+	http_server_free(served);
+	cr_expect(eq(int, access(path, F_OK), -1));
 }
 
 static int listen_there(void)
