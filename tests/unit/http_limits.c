@@ -122,6 +122,29 @@ Test(http_limits, idle_connections_are_closed, .timeout = 60)
 	http_peer_stop(server);
 }
 
+/*
+ * libmicrohttpd counts its own, later, idle timeout in seconds of 32 bits: of 136 years less four seconds there was one
+ * second left.
+ */
+Test(http_limits, the_longest_times_are_long, .timeout = 60)
+{
+	http_server_options options = {.header_timeout = INT64_MAX,
+	                               .body_timeout = INT64_MAX,
+	                               .write_timeout = INT64_MAX,
+	                               .idle_timeout = ((INT64_C(1) << 32) - 4) * CTX_SECOND,
+	                               .request_timeout = INT64_MAX};
+	http_peer_server *server = http_peer_serve(&options, routes);
+	int fd = http_peer_connect(server);
+	for (int round = 0; round < 2; round++) {
+		cr_expect(http_peer_send(fd, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
+		expect_status(fd, 200);
+		struct pollfd idle = {.fd = fd, .events = POLLIN};
+		cr_expect(eq(int, poll(&idle, 1, round == 0 ? 4000 : 0), 0), "it was closed");
+	}
+	close(fd);
+	http_peer_stop(server);
+}
+
 Test(http_limits, a_body_must_arrive_in_time, .timeout = 60)
 {
 	http_server_options options = patient();

@@ -1,14 +1,11 @@
 /*
- * Where a server listens: the addresses it takes and refuses, what stands in the way of listening on a path, and what is
- * set on the sockets that it accepts.
+ * Where a server listens: the addresses it takes and refuses, and what stands in the way of listening on a path.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,8 +15,6 @@
 #include <unistd.h>
 
 #include <tether/http.h>
-
-#include "http_peer.h"
 
 static char address[64];
 static const char *path;
@@ -156,49 +151,4 @@ Test(http_listen, a_socket_that_a_server_which_died_has_left_is_replaced)
 	close(fd);
 	cr_expect(eq(int, listen_there(), 0));
 	cr_expect(eq(int, access(path, F_OK), -1), "and removed at the end");
-}
-
-/* ---- Accepted ---------------------------------------------------------------------------------------- */
-
-/* This process' end of that connection, which the server has accepted; -1: it has not yet. */
-static int accepted_end(int client)
-{
-	struct sockaddr_in wanted, found = {0};
-	socklen_t size = sizeof(wanted);
-	cr_assert(eq(int, getsockname(client, (struct sockaddr *)&wanted, &size), 0));
-	for (int fd = 0; fd < 1024; fd++) {
-		size = sizeof(found);
-		if (getpeername(fd, (struct sockaddr *)&found, &size) == 0 && found.sin_family == AF_INET &&
-		    found.sin_port == wanted.sin_port)
-			return fd;
-	}
-	return -1;
-}
-
-/*
- * The kernel counts TCP_USER_TIMEOUT in milliseconds of 32 bits: of 49.7 days and one more there was one millisecond left for
- * a client to acknowledge what it was sent, or its connection was reset.
- */
-Test(http_listen, a_time_that_the_kernel_cannot_count_is_a_long_one)
-{
-	http_server_options options = {.write_timeout = ((INT64_C(1) << 32) + 1) * CTX_MILLISECOND,
-	                               .idle_timeout = INT64_MAX,
-	                               .header_timeout = INT64_MAX,
-	                               .body_timeout = INT64_MAX,
-	                               .request_timeout = INT64_MAX};
-	const http_peer_route routes[] = {{"GET /", say_hello, NULL}, {0}};
-	http_peer_server *server = http_peer_serve(&options, routes);
-	int client = http_peer_connect(server);
-	for (int round = 0; round < 2; round++) {
-		cr_assert(http_peer_send(client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
-		http_peer_response response = http_peer_read(client, false);
-		cr_expect(eq(int, response.status, 200));
-		http_peer_clear(&response);
-	}
-	unsigned ms = 0;
-	socklen_t size = sizeof(ms);
-	cr_expect(eq(int, getsockopt(accepted_end(client), IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, &size), 0));
-	cr_expect(eq(uint, ms, INT32_MAX));
-	close(client);
-	http_peer_stop(server);
 }
