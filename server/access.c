@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "log.h"
+#include "text.h"
 
 /* ---- The record -------------------------------------------------------------------------------------
  *
@@ -46,13 +47,6 @@ static const ctx_key record_key = {.name = "access", .destroy = record_free};
 static record *record_of(const ctx *c)
 {
 	return ctx_value(c, &record_key);
-}
-
-static void copy(char *to, size_t size, const char *from)
-{
-	size_t length = strnlen(from, size - 1);
-	memcpy(to, from, length);
-	to[length] = '\0';
 }
 
 /* ---- The line --------------------------------------------------------------------------------------- */
@@ -255,7 +249,7 @@ void access_failed(http_request *request, reason why, const pg_error *error)
 		log_message(LOG_WARN, "the database cannot be reached", "error", error->message);
 	/* What the client did, or the clock, needs no explaining; what PostgreSQL says does. */
 	if (error && error->kind != PG_ERROR_CANCELED && error->kind != PG_ERROR_DEADLINE)
-		copy(r->error, sizeof(r->error), error->message);
+		text_copy(r->error, sizeof(r->error), error->message);
 }
 
 void access_end(http_request *request, const http_outcome *outcome, void *data)
@@ -275,11 +269,11 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 	r->outcome = *outcome;
 	const char *route = http_request_route(request);
 	const char *id = http_request_id(request), *trace = http_request_trace(request);
-	copy(r->route, sizeof(r->route), route ? route : "");
-	copy(r->id, sizeof(r->id), id ? id : "");
+	text_copy(r->route, sizeof(r->route), route ? route : "");
+	text_copy(r->id, sizeof(r->id), id ? id : "");
 	/* Of "00-<trace>-<span>-01" the trace; people are told only of one that reaches further than albumd. */
 	bool told = trace && (log_format_now() == LOG_JSON || http_header(request, "traceparent"));
-	copy(r->trace, sizeof(r->trace), told ? trace + strlen("00-") : "");
+	text_copy(r->trace, sizeof(r->trace), told ? trace + strlen("00-") : "");
 	/* How long it would have run for a client that left, nobody knows. */
 	r->slow = r->slow && why != REASON_CLIENT_DISCONNECT;
 	live_over(log->live, &r->live);

@@ -6,6 +6,8 @@
 
 #include <tether/loop.h>
 
+#include "text.h"
+
 /* Requests younger than this come and go too fast to be looked at; they are counted. */
 static const int64_t BRIEF = 50 * CTX_MILLISECOND;
 
@@ -50,13 +52,6 @@ void live_free(live *l)
 	free(l);
 }
 
-static void copy(char *to, size_t size, const char *from)
-{
-	size_t length = strnlen(from, size - 1);
-	memcpy(to, from, length);
-	to[length] = '\0';
-}
-
 /* ---- A request's life --------------------------------------------------------------------------------- */
 
 static int64_t deadline_of(const ctx *c)
@@ -74,9 +69,9 @@ void live_begin(live *l, live_request *r, http_request *request)
 	v->deadline = deadline_of(http_request_ctx(request));
 	v->stage = LIVE_RECEIVING;
 	v->over = false;
-	copy(v->method, sizeof(v->method), http_request_method(request));
-	copy(v->peer, sizeof(v->peer), http_request_peer(request));
-	copy(v->target, sizeof(v->target), http_request_target(request));
+	text_copy(v->method, sizeof(v->method), http_request_method(request));
+	text_copy(v->peer, sizeof(v->peer), http_request_peer(request));
+	text_copy(v->target, sizeof(v->target), http_request_target(request));
 	v->sql[0] = '\0';
 	r->struck = LIVE_STAGES;
 
@@ -108,7 +103,7 @@ static void begin_query(live_view *v, const pg_query_event *event, live_stage st
 	v->query.since = ctx_now();
 	v->query.deadline = deadline_of(event->query_ctx);
 	v->query.backend = event->backend;
-	copy(v->sql, sizeof(v->sql), event->sql ? event->sql : "");
+	text_copy(v->sql, sizeof(v->sql), event->sql ? event->sql : "");
 }
 
 void live_query(live_request *r, const pg_query_event *event)
@@ -173,10 +168,10 @@ void live_cancelled(live *l, live_cancellation *c, const live_request *r)
 	c->id = r->view.id;
 	c->at = ctx_now();
 	c->struck = r->struck;
-	copy(c->method, sizeof(c->method), r->view.method);
-	copy(c->peer, sizeof(c->peer), r->view.peer);
-	copy(c->target, sizeof(c->target), r->view.target);
-	copy(c->sql, sizeof(c->sql), r->view.sql);
+	text_copy(c->method, sizeof(c->method), r->view.method);
+	text_copy(c->peer, sizeof(c->peer), r->view.peer);
+	text_copy(c->target, sizeof(c->target), r->view.target);
+	text_copy(c->sql, sizeof(c->sql), r->view.sql);
 	pthread_mutex_lock(&l->mutex);
 	c->number = ++l->last_cancellation;
 	l->cancellations[c->number % LIVE_CANCELLATIONS] = *c;

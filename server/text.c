@@ -93,3 +93,10 @@ void text_free(text *t)
 		free(t->data);
 	*t = (text){0};
 }
+
+void text_copy(char *to, size_t size, const char *from)
+{
+	size_t length = strnlen(from, size - 1);
+	memcpy(to, from, length);
+	to[length] = '\0';
+}

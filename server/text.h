@@ -40,4 +40,7 @@ void text_clear(text *t);
 void text_free(text *t);
 #define text_auto __attribute__((cleanup(text_free))) text
 
+/* As much of a string as an array of `size` bytes holds, and its NUL. */
+void text_copy(char *to, size_t size, const char *from);
+
 #endif
