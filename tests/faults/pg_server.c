@@ -16,11 +16,6 @@
 
 TestSuite(pg_server, .timeout = 60);
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 enum { SETTLE_MS = 400 };
 
 typedef struct stage {

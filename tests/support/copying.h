@@ -9,16 +9,12 @@
 
 #include <tether/pg.h>
 
+#include "pools.h"
 #include "support.h"
 
 enum { MILLION = 1000000 };
 
 static const ctx_error left = {ECONNRESET, "the client has left"};
-
-static inline const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
 
 static inline void expect_error(pg_copy *copy, const char *kind, const char *sqlstate)
 {

@@ -62,6 +62,11 @@ pg_pool_stats stats_of(const test_pool *t)
 	return stats;
 }
 
+const char *kind_of(const pg_error *error)
+{
+	return error ? pg_error_kind_name(error->kind) : "none";
+}
+
 static activity_of which(test_pool *t, const char *state, const char *query)
 {
 	return (activity_of){.application = t->application, .state = state, .query = query};
@@ -75,6 +80,23 @@ int backends(test_pool *t, const char *state, const char *query)
 bool backends_become(test_pool *t, const char *state, const char *query, int count)
 {
 	return activity_becomes(t->watcher, which(t, state, query), count, OUTER_BOUND_MS);
+}
+
+typedef struct expected_waiting {
+	test_pool *pool;
+	size_t waiting;
+} expected_waiting;
+
+static bool has_waiting(void *arg)
+{
+	const expected_waiting *e = arg;
+	return stats_of(e->pool).waiting == e->waiting;
+}
+
+bool waiting_become(test_pool *t, size_t waiting)
+{
+	expected_waiting e = {t, waiting};
+	return eventually(has_waiting, &e, OUTER_BOUND_MS);
 }
 
 typedef struct expected_settled {

@@ -29,6 +29,12 @@ void test_pool_close(test_pool *t);
 
 pg_pool_stats stats_of(const test_pool *t);
 
+/* pg_error_kind_name, and "none" for NULL. */
+const char *kind_of(const pg_error *error);
+
+/* Waits until so many callers stand in its queue. */
+bool waiting_become(test_pool *t, size_t waiting);
+
 /* Its backends: all of them, or those in a state, running a query (LIKE patterns; NULL: any). */
 int backends(test_pool *t, const char *state, const char *query);
 bool backends_become(test_pool *t, const char *state, const char *query, int count);

@@ -14,11 +14,6 @@
 
 TestSuite(pg_after_connect, .timeout = 120);
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 static char *setting(test_pool *t, const char *name)
 {
 	pg_rows_auto *r =

@@ -28,11 +28,6 @@ TestSuite(pg_cancel, .init = open_pool, .fini = close_pool, .timeout = 120);
 
 static const ctx_error left = {ECONNRESET, "the client has left"};
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 /* ---- One query ---------------------------------------------------------------------------------------- */
 
 /* PostgreSQL's side is frozen while its backend is stopped: the caller must be free without its help. */

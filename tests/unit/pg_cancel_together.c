@@ -26,11 +26,6 @@ static void close_pool(void)
 
 TestSuite(pg_cancel_together, .init = open_pool, .fini = close_pool, .timeout = 120);
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 static void cancel_several(void *arg, int index)
 {
 	test_query **q = arg;

@@ -28,11 +28,6 @@ TestSuite(pg_tx, .init = open_pool, .fini = close_pool, .timeout = 60);
 
 static const ctx_error left = {ECONNRESET, "the client has left"};
 
-static const char *kind_of(const pg_error *error)
-{
-	return error ? pg_error_kind_name(error->kind) : "none";
-}
-
 #define EXPECT_KIND(error, kind) cr_expect(eq(str, (char *)kind_of(error), kind))
 
 /* A table of the test's own, in the one database that all tests share. */
