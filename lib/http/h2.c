@@ -232,9 +232,15 @@ static void say_goaway(h2 *h)
 		return;
 	h->end = H2_ENDING;
 	h->ending_ms = h2_now(h);
-	h->dead |= nghttp2_submit_shutdown_notice(h->session) != 0 ||
-	           nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, NULL) != 0;
+	h->dead |= nghttp2_submit_shutdown_notice(h->session) != 0;
 	h2_touch(h);
+}
+
+/* nghttp2 lets a PING overtake what was submitted before it; this one has to follow the GOAWAY. */
+void h2_goaway_sent(h2 *h)
+{
+	if (h->end == H2_ENDING)
+		h->dead |= nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, NULL) != 0;
 }
 
 /* The second: none will be served. */

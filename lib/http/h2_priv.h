@@ -87,7 +87,8 @@ uint64_t h2_now(const h2 *h);
 /* GOAWAY with that reason; all streams end with the connection. */
 void h2_terminate(h2 *h, uint32_t reason);
 
-/* The client has answered the PING sent with the first GOAWAY. */
+/* The first GOAWAY is followed by a PING, and its answer by the second GOAWAY. */
+void h2_goaway_sent(h2 *h);
 void h2_pong(h2 *h);
 
 /* ---- h2_answer.c ------------------------------------------------------------------------------------- */

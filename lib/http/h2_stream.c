@@ -437,6 +437,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 	h2 *h = arg;
 	if (frame->hd.type == NGHTTP2_RST_STREAM)
 		h->has_reset = true;
+	else if (frame->hd.type == NGHTTP2_GOAWAY)
+		h2_goaway_sent(h);
 	if (s && carries && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
 		finish(s);
 	return 0;

@@ -323,6 +323,8 @@ Test(http_h2_ends, a_drain_says_goaway_twice_and_serves_what_comes_between, .tim
 	cr_assert(h2_peer_goes_away(p, 1));
 	cr_expect(eq(u32, p->goaway_last, INT32_MAX));
 	cr_expect(eq(u32, p->goaway_reason, H2_NO_ERROR));
+	/* It has to be the first: who has answered the PING has to know that the end is near. */
+	cr_expect(eq(sz, p->frames[H2_PING], 0));
 	/* This request crosses the GOAWAY. */
 	h2_peer_ask(p, 3, "GET", "/hello");
 	cr_expect(eq(int, h2_peer_answer(p, 3)->status, 200));
