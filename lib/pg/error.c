@@ -39,7 +39,7 @@ void error_clear(pg_error *error)
 }
 
 /* libpq ends its messages with a newline and strings several attempts together with more of them. */
-void error_message(pg_error *error, const char *message)
+static void error_message(pg_error *error, const char *message)
 {
 	size_t n = 0;
 	for (const char *p = message; *p && n + 1 < sizeof(error->message); p++) {

@@ -213,7 +213,6 @@ bool conn_collect(ctx *c, conn *cn, pg_error *error, char *tag);
  * COPY, which an answer has begun. conn_answer and conn_drain_arrived, called in the midst of one, end it: they drop
  * rows that still come, and send CopyFail to who waits for data.
  */
-enum { COPY_PIECE = 32 * 1024 }; /* bytes buffered for a COPY at most */
 answer conn_copy_read(ctx *c, conn *cn, char **row,
                       int *length); /* RESULT: a row, for PQfreemem; END: conn_answer tells */
 answer conn_copy_write(ctx *c, conn *cn, const char *data, size_t length); /* RESULT: taken */
@@ -536,7 +535,6 @@ void error_set(pg_error *error, pg_error_kind kind, const char *message);
 bool error_if_done(pg_error *error, const ctx *c); /* true, with *error, if c is done */
 void error_from_conn(pg_error *error, PGconn *pg); /* libpq refused or failed a call */
 void error_from_result(pg_error *error, const PGresult *result);
-void error_message(pg_error *error, const char *message); /* one line of it */
 
 #pragma GCC visibility pop
 

@@ -44,6 +44,8 @@ static answer why_not_moved(ctx *c)
 
 /* ---- COPY ------------------------------------------------------------------------------------------- */
 
+enum { COPY_PIECE = 32 * 1024 }; /* bytes buffered for one at most */
+
 answer conn_copy_read(ctx *c, conn *cn, char **row, int *length)
 {
 	bool moved = true;
