@@ -79,10 +79,23 @@ static void check_parameters(const char *sql, pg_params params)
 	}
 }
 
-static pg_rows *run(const char *sql, pg_params params, int rows)
+static access_log record = {.traced = TRACED_ALL};
+
+/* What a query says of its request are the names that the answer has, too. */
+void pg_tag(pg_tags *tags, const char *key, const char *value)
+{
+	(void)tags;
+	HOLDS(strcmp(key, "request_id") == 0 || strcmp(key, "traceparent") == 0);
+	HOLDS(value[0] && strlen(value) <= 128);
+	for (; *value; value++)
+		HOLDS(*value > ' ' && *value <= '~');
+}
+
+static pg_rows *run(ctx *c, const char *sql, pg_params params, int rows)
 {
 	pg_rows *r = calloc(1, sizeof(*r));
 	HOLDS(r);
+	access_tag(c, NULL, &record);
 	check_statement(sql, params.count);
 	check_parameters(sql, params);
 	r->counts = strstr(sql, "count(*)");
@@ -102,14 +115,14 @@ static pg_rows *run(const char *sql, pg_params params, int rows)
 
 pg_rows *pg_pool_query(ctx *c, pg_pool *pool, const char *sql, pg_params params)
 {
-	(void)c, (void)pool;
-	return run(sql, params, 8);
+	(void)pool;
+	return run(c, sql, params, 8);
 }
 
 pg_rows *pg_pool_query_row(ctx *c, pg_pool *pool, const char *sql, pg_params params)
 {
-	(void)c, (void)pool;
-	pg_rows *r = run(sql, params, 1);
+	(void)pool;
+	pg_rows *r = run(c, sql, params, 1);
 	if (r->rows == 0) {
 		r->failed = true;
 		r->error = (pg_error){.kind = PG_ERROR_NO_ROWS};
@@ -293,7 +306,6 @@ static void over(http_request *request, const http_outcome *outcome, void *data)
 
 static http_server *serve(void)
 {
-	static access_log access;
 	static albums resource = {.query_timeout = CTX_SECOND,
 	                          .cors_origin = "*",
 	                          .allow_delay = true,
@@ -301,18 +313,18 @@ static http_server *serve(void)
 	                          .write_token = "t"};
 	static admin operators = {.listens_on = "here", .token = ""};
 	log_set_level(LOG_OFF);
-	HOLDS((access.metrics = metrics_new()) && (access.live = live_new()));
+	HOLDS((record.metrics = metrics_new()) && (record.live = live_new()));
 	http_server *server = exchange_server(&(http_server_options){.on_request = access_begin,
 	                                                             .on_done = over,
-	                                                             .data = &access,
+	                                                             .data = &record,
 	                                                             .body_size = 64 * 1024,
 	                                                             .traces = true});
 	operators.server = server;
-	operators.metrics = access.metrics;
-	operators.live = access.live;
+	operators.metrics = record.metrics;
+	operators.live = record.live;
 	operators.over = ctx_with_cancel(ctx_background());
 	ctx_cancel(operators.over); /* nobody is kept to watch */
-	HOLDS(albums_handle(server, access.metrics, &resource) == 0 && admin_handle(server, &operators) == 0);
+	HOLDS(albums_handle(server, record.metrics, &resource) == 0 && admin_handle(server, &operators) == 0);
 	exchange_serve(server);
 	return server;
 }
