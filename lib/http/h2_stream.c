@@ -219,39 +219,6 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	return taken ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
 
-/*
- * A cookie may come in pieces, so as to compress better; handlers see one field (RFC 9113, 8.2.3). False: out of
- * memory.
- */
-static bool join_cookies(http_request *request)
-{
-	size_t size = 0, count = 0;
-	for (const http_pair *field = request->fields; field; field = field->next)
-		if (strcmp(field->name, "cookie") == 0)
-			size += strlen(field->value) + 2, count++;
-	if (count < 2)
-		return true;
-	char *joined = arena_alloc(&request->arena, size + 1), *end = joined;
-	if (!joined)
-		return false;
-	http_pair **at = &request->fields;
-	while (*at) {
-		http_pair *field = *at;
-		if (strcmp(field->name, "cookie") != 0) {
-			at = &field->next;
-			continue;
-		}
-		end += sprintf(end, "%s%s", end == joined ? "" : "; ", field->value);
-		field->value = joined;
-		if (--count == 0)
-			at = &field->next; /* the last of them stays and has all */
-		else
-			*at = field->next;
-	}
-	request->fields_end = at;
-	return true;
-}
-
 /* ---- The body ---------------------------------------------------------------------------------------- */
 
 /* Once, and only to a client that waits for it. */
@@ -299,7 +266,7 @@ static void check_length(http_request *request)
 static int head_is_whole(h2_stream *s, bool ended)
 {
 	http_request *request = s->request;
-	if (!join_cookies(request) || !request_begin(request, request->method, HTTP_2)) {
+	if (!request_begin(request, request->method, HTTP_2)) {
 		h2_stream_reset(s, NGHTTP2_INTERNAL_ERROR);
 		return 0;
 	}

@@ -23,6 +23,60 @@ bool request_add_field(http_request *request, const char *name, size_t name_size
 	return field->name && field->value;
 }
 
+static bool is_same_name(const http_pair *a, const http_pair *b)
+{
+	return strcasecmp(a->name, b->name) == 0;
+}
+
+/* Takes the later lines of this field into the first. False: out of memory. */
+static bool join_later(http_request *request, http_pair *first)
+{
+	const char *between = strcasecmp(first->name, "cookie") == 0 ? "; " : ", ";
+	size_t size = strlen(first->value) + 1;
+	for (const http_pair *field = first->next; field; field = field->next)
+		size += is_same_name(field, first) ? strlen(field->value) + 2 : 0;
+	char *joined = arena_alloc(&request->arena, size);
+	if (!joined)
+		return false;
+	char *end = stpcpy(joined, first->value);
+	http_pair **at = &first->next;
+	while (*at) {
+		if (is_same_name(*at, first)) {
+			end = stpcpy(stpcpy(end, between), (*at)->value);
+			*at = (*at)->next;
+		} else {
+			at = &(*at)->next;
+		}
+	}
+	request->fields_end = at;
+	first->value = joined;
+	return true;
+}
+
+/*
+ * Several lines of one name are one field, whose value is theirs with commas in between (RFC 9110, 5.2), or semicolons if
+ * they are cookies (RFC 9113, 8.2.3): who asks for an If-None-Match is not to miss half of it. False: out of memory.
+ */
+static bool join_lines(http_request *request)
+{
+	uint64_t seen = 0, again = 0; /* initials, of either case */
+	for (const http_pair *field = request->fields; field; field = field->next) {
+		uint64_t initial = UINT64_C(1) << (field->name[0] & 31);
+		again |= seen & initial;
+		seen |= initial;
+	}
+	for (http_pair *field = request->fields; field; field = field->next) {
+		if (!(again & UINT64_C(1) << (field->name[0] & 31)))
+			continue;
+		const http_pair *later = field->next;
+		while (later && !is_same_name(later, field))
+			later = later->next;
+		if (later && !join_later(request, field))
+			return false;
+	}
+	return true;
+}
+
 /*
  * A redirect to where the path should have gone, with the query it came with. Browsers take a backslash for a slash, and
  * two of those for another host: as its escape it is neither.
@@ -177,6 +231,8 @@ bool request_begin(http_request *request, const char *method, enum http_version 
 	atomic_fetch_add_explicit(&server->requests, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&server->requests_total, 1, memory_order_relaxed);
 	validate_head(request, version);
+	if (!request->refused && !join_lines(request))
+		request_refuse(request, 503, NULL);
 	if (!request->refused && !set_deadline(request, server->options.request_timeout))
 		request_refuse(request, 503, NULL);
 	if (server->options.traces && !trace_begin(request))

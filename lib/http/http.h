@@ -236,8 +236,8 @@ const char *http_request_trace(const http_request *request);
 const char *http_path_value(const http_request *request, const char *name); /* decoded; NULL: no such name */
 const char *http_query_value(const http_request *request,
                              const char *name); /* the first, decoded; NULL: absent */
-const char *http_header(const http_request *request,
-                        const char *name); /* the first, any case; NULL: absent */
+/* Any case; of several lines all values, with ", " in between (RFC 9110, 5.2), or "; " if they are cookies. NULL: absent. */
+const char *http_header(const http_request *request, const char *name);
 
 /*
  * Ends the request's context with a cause of the caller's (as ctx_cancel_cause; borrowed for good): whatever the

@@ -257,6 +257,30 @@ static bool read_framing(framing *f, const char *name, size_t name_size, const c
 	return true;
 }
 
+/* RFC 9110, 5.2: lines of one name, of those from there on, are one field. */
+static void join_lines(record *r, size_t from)
+{
+	char *lines = r->size > from ? strdup(r->text + from) : NULL, *next;
+	r->size = from;
+	for (char *line = lines; line && *line; line = next) {
+		size_t name = strcspn(line, ":");
+		const char *between = is_name(line, name, "cookie") ? "; " : ", ";
+		next = strchr(line, '\n') + 1;
+		if (name == 0)
+			continue; /* it is part of another */
+		add(r, line, (size_t)(next - line) - 1);
+		for (char *later = next; *later; later = strchr(later, '\n') + 1) {
+			if (strcspn(later, ":") != name || strncasecmp(later, line, name) != 0)
+				continue;
+			add_string(r, between);
+			add(r, later + name + 1, strcspn(later + name + 1, "\n"));
+			*later = ':';
+		}
+		add_string(r, "\n");
+	}
+	free(lines);
+}
+
 /* Fields up to the empty line. to: where they are recorded, or NULL. */
 static bool read_fields(reader *r, framing *f, record *to)
 {
@@ -347,9 +371,13 @@ static bool read_request(reader *r, bool *whole)
 	framing f = {0};
 	record body = {0};
 	*whole = false;
-	if (!read_request_line(r, &f) || !read_fields(r, &f, &r->record) || (f.chunked && f.has_length) ||
-	    f.hosts > 1 || (f.hosts == 0 && !f.old))
+	if (!read_request_line(r, &f))
 		return false;
+	size_t fields = r->record.size;
+	if (!read_fields(r, &f, &r->record) || (f.chunked && f.has_length) || f.hosts > 1 ||
+	    (f.hosts == 0 && !f.old))
+		return false;
+	join_lines(&r->record, fields);
 	bool early = r->early[r->record.requests];
 	if (early)
 		add_early(&r->record);

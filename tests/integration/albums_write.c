@@ -235,6 +235,39 @@ Test(albums_write, version_is_looked_at_when_the_row_is_locked, .timeout = 60)
 	service_stop(s);
 }
 
+/*
+ * A condition may be in several lines, which together are one (RFC 9110, 5.2). Of these only the first was looked at, and
+ * what the second ruled out was done.
+ */
+Test(albums_write, conditions_in_several_lines_are_one, .timeout = 60)
+{
+	static const char whole[] = "{\"title\":\"New\",\"artist\":\"Lines\",\"price\":10}";
+	service *s = service_start(NULL);
+	char *etag;
+	char *target = create(s, "Lines", &etag);
+
+	cr_expect(eq(int,
+	             request(s, "PUT", target, AS_JSON "If-None-Match: \"7\"\r\nIf-None-Match: @\r\n", etag,
+	                     whole, NULL),
+	             412));
+	cr_expect(eq(
+		int,
+		request(s, "GET", target, "If-None-Match: \"7\"\r\nif-none-match: @\r\n", etag, NULL, NULL),
+		304));
+	cr_expect(
+		eq(int,
+	           request(s, "GET", target,
+	                   "Accept: image/png\r\nX-Other: @\r\nAccept: application/json\r\n", "", NULL, NULL),
+	           200));
+	cr_expect(
+		eq(int,
+	           request(s, "PUT", target, AS_JSON "If-Match: \"7\"\r\nIf-Match: @\r\n", etag, whole, NULL),
+	           200));
+	free(target);
+	free(etag);
+	service_stop(s);
+}
+
 Test(albums_write, what_the_client_has_is_not_sent_again, .timeout = 60)
 {
 	service *s = service_start(NULL);

@@ -49,7 +49,7 @@ Test(http_request, a_handler_sees_the_whole_request, .timeout = 60)
 	cr_expect(eq(int, response.status, 200));
 	cr_expect(eq(str, response.body,
 	             "method=POST\npath=/a/b c\ntarget=/a/b%20c?q=1+2%2b&q=2&r&s=%3D\nroute=POST /a/{x}\n"
-	             "data=data!\nq=1 2+\nr=\nx-twice=first\nx-empty=\nabsent=(null)\nbody=hello\n"
+	             "data=data!\nq=1 2+\nr=\nx-twice=first, second\nx-empty=\nabsent=(null)\nbody=hello\n"
 	             "whole=yes\npeer=yes\n"));
 	http_peer_clear(&response);
 	http_peer_stop(server);
