@@ -13,9 +13,9 @@
  *
  * Lifetime. A node is freed by whoever gives back the last reference, before that call returns. Two know the node
  * without a reference, its parent's ring and its timer shard; each reaches it only under its own lock and says so
- * in a flag of the node (linked, armed), which it clears as the last thing. Who is about to end a node, and must
- * leave that lock to do it, pins it first. So the last holder takes the node off ring and shard, after which no
- * pin can be added, and then waits until there is none left: a matter of a hook's length, and hooks do not block.
+ * in a flag of the node (linked, armed), which it clears as the last thing. Whoever is about to end a node, and
+ * must leave that lock to do it, pins it first. So the last holder takes the node off ring and shard, after which no
+ * pin can be added, and then waits until there is none left: no longer than a hook runs, and hooks do not block.
  * A thread that has a pin itself, as within a hook, does not wait, lest two wait for each other: it leaves the
  * node to the last pin.
  */
@@ -218,7 +218,7 @@ void ctx_node_discard(struct ctx_node *n)
 }
 
 /*
- * Makes the end of the node above that of `n`. Children of what is never done are on no list and need no lock.
+ * From here on `n` ends with the node above it. Children of what is never done are on no list and need no lock.
  * A deadline may have ended `n` already, and then found it on no list to take it off: that is seen to here.
  */
 void ctx_node_join(struct ctx_node *n)
@@ -467,7 +467,7 @@ void ctx_cancel_cause(ctx *c, const ctx_error *cause)
 
 /*
  * The end of most contexts: one reference, no children (they would hold it), no hooks, nobody who is ending it.
- * There is none to see that it is cancelled, so it need not be. False if there may be.
+ * Nobody is left to see it cancelled, so it need not be. False if somebody may be.
  */
 static bool end_unseen(struct ctx_node *n)
 {
@@ -500,7 +500,7 @@ void ctx_end(ctx *c)
 
 /* ---- Asking -------------------------------------------------------------- */
 
-/* ctx.h has it inline; this is for callers that did not want that, through a pointer or another language. */
+/* ctx.h has it inline; this is for callers that cannot use that: through a pointer, or from another language. */
 const ctx_error *ctx_err(const ctx *c)
 {
 	return c ? ctx_node_err(ctx_node_of(c)) : ctx_err_of_null();

@@ -21,10 +21,10 @@
  * scope. A child holds its parent, never the other way round. A function that
  * takes a `ctx *` borrows it: its caller keeps a reference until it returns.
  *
- * Threads. Every function may be called from any thread at any time, with the
- * one exception of signal handlers. Nothing here blocks, but ctx_wait(), and,
- * for as long as a hook runs on another thread, ctx_hook_remove() of that hook
- * and the giving back of the last reference to its context.
+ * Threads. Every function may be called from any thread at any time, but not
+ * from a signal handler. Nothing here blocks except ctx_wait() and, while a
+ * hook runs on another thread, ctx_hook_remove() of that hook and giving back
+ * the last reference to its context.
  *
  * Errors. Out of memory, or of another resource, returns NULL with errno set
  * and changes nothing. A NULL context, a NULL key given to ctx_with_value() or
@@ -48,7 +48,7 @@ extern "C" {
 #define CTX_MILLISECOND INT64_C(1000000)
 #define CTX_SECOND      INT64_C(1000000000)
 
-/* A context. Opaque, reference-counted, never modified but by being cancelled. */
+/* A context. Opaque and reference-counted; all that ever changes about it is that it ends. */
 typedef struct ctx ctx;
 
 /*
@@ -155,9 +155,9 @@ ctx *ctx_without_cancel(ctx *parent);
  * cancelled by ctx_cancel(), ctx_cancel_cause() or ctx_end(), or is freed, the
  * library handles those signals (SA_RESTART); several contexts may share a
  * signal, and when the last of them stops, the disposition found before the
- * first is put back before the call returns. A signal or a parent that is done
- * does not stop the handling: after the first Ctrl-C, call ctx_cancel() to
- * have the second one kill.
+ * first is put back before the call returns. Neither a signal nor the parent's
+ * end stops the handling: after the first Ctrl-C, call ctx_cancel() to have the
+ * second one kill.
  * Returns a reference the caller owns, or NULL: ENOMEM; EAGAIN when the
  * library's signal thread could not be started; EINVAL for no signal at all, a
  * number that is no signal, SIGKILL and SIGSTOP, and the faults a handler

@@ -103,14 +103,16 @@ struct ctx {
 	int64_t deadline;        /* nearest deadline, if has_deadline */
 	uint8_t kind : 7;        /* enum ctx_kind */
 	uint8_t has_deadline : 1;
-	/* From here to err in a node is what deriving and ending a child writes or asks: one cache line or two. */
-	atomic_bool
-		linked; /* of a node: whether `up` may still reach it; written under up's lock, cleared last */
-	_Atomic unsigned short
-		pins; /* of a node: who is ending it without a reference; see "Lifetime" in ctx.c */
+	/*
+	 * From here to err in a node is what deriving and ending a child writes or asks: one cache line or two. Only
+	 * nodes use linked (whether `up` may still reach it: written under up's lock, cleared last), pins (who is
+	 * ending it without a reference: see "Lifetime" in ctx.c), lock, and done_fd (-1 until asked for).
+	 */
+	atomic_bool linked;
+	_Atomic unsigned short pins;
 	_Atomic unsigned refs;
-	ctx_lock lock; /* of a node */
-	int done_fd;   /* of a node; -1 until asked for */
+	ctx_lock lock;
+	int done_fd;
 };
 
 /* A key with its value (CTX_KIND_VALUE). */

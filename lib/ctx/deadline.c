@@ -4,8 +4,8 @@
  * Nearly every timer is set and taken back before it goes off (a request's five seconds), so that is what has
  * to be cheap: both are a lock that is rarely contended, and a few pointers.
  *
- * Timers lie in shards, each thread setting its own in one of them. A shard is a radix heap: a monotone
- * priority queue, with time as what only grows. `base` is the time up to which the shard has been served; a
+ * Timers lie in shards; a thread sets all of its own in the same one. A shard is a radix heap, a priority queue
+ * for keys that only grow, as time does. `base` is the time up to which the shard has been served; a
  * timer lies in the bucket of the highest bit in which its deadline differs from base:
  *
  *	base       ...0 1 0 0 1 1 0		all of a bucket are later than all of the buckets below it;
