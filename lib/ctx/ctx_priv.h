@@ -234,7 +234,7 @@ __attribute__((always_inline)) static inline struct ctx_node *ctx_node_new(size_
 /* Says on stderr what the program did wrong in which call, and aborts. */
 _Noreturn void ctx_misuse(const char *call, const char *what);
 
-/* ctx.c: building blocks of the contexts made elsewhere. */
+/* ctx.c: building blocks for derive.c, value.c and signals.c. */
 void ctx_node_discard(struct ctx_node *n);
 void ctx_node_join(struct ctx_node *n);
 bool ctx_node_finish(struct ctx_node *n, const ctx_error *err, const ctx_error *cause);
