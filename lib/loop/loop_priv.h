@@ -5,6 +5,7 @@
 #ifndef TETHER_LOOP_PRIV_H
 #define TETHER_LOOP_PRIV_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdatomic.h>
@@ -96,7 +97,7 @@ struct loop {
 	loop_turn *turns, *turn_next; /* turn_next: the one the walk goes to next */
 	unsigned immediate_waits;     /* of this turn: see wait_fd */
 	bool has_run;
-	watch **watches; /* by fd; wait.c */
+	watch **watches; /* by fd; wait_fd.c */
 	size_t watch_slots;
 	jmp_buf context; /* the loop's own stack while a fiber runs */
 	void *sanitizer_stack, *sanitizer_fiber;
@@ -117,7 +118,14 @@ fiber *loop_waiting_fiber(const char *call);
 /* A broken program, told in one line; the library goes no further with it. */
 _Noreturn void loop_misuse(const char *call, const char *why);
 
-/* ---- wait.c ----------------------------------------------------------------------------------------- */
+/* ---- wait.c, wait_fd.c, waitq.c: the wait_*() calls ------------------------------------------------- */
+
+/* For the calls that return -1 with errno. */
+static inline int loop_fail(int error)
+{
+	errno = error;
+	return -1;
+}
 
 void watches_close(loop *l); /* has libuv close them all */
 void watches_free(loop *l);  /* when libuv has done with them */

@@ -7,8 +7,6 @@
  * even if it has not come round to leaving yet; one that is done a moment later returns with what it was
  * handed.
  */
-#include <errno.h>
-
 #include "loop_priv.h"
 
 struct wait_place {
@@ -49,10 +47,8 @@ static void place_leave(wait_queue *q, struct wait_place *place)
 int wait_queue_wait(ctx *c, wait_queue *q, pthread_mutex_t *mutex, void **handed)
 {
 	loop_waiting_fiber("wait_queue_wait");
-	if (ctx_err(c)) {
-		errno = ctx_err(c)->code;
-		return -1;
-	}
+	if (ctx_err(c))
+		return loop_fail(ctx_err(c)->code);
 	struct wait_place place = {.event = WAIT_EVENT_INIT, .ctx = c};
 	place_enter(q, &place);
 	pthread_mutex_unlock(mutex);
@@ -64,8 +60,7 @@ int wait_queue_wait(ctx *c, wait_queue *q, pthread_mutex_t *mutex, void **handed
 	}
 	if (place.queued)
 		place_leave(q, &place);
-	errno = ctx_err(c)->code;
-	return -1;
+	return loop_fail(ctx_err(c)->code);
 }
 
 bool wait_queue_hand(wait_queue *q, void *thing)

@@ -45,7 +45,7 @@ static void set_event(void *arg)
 	wait_event_set(arg);
 }
 
-void fiber_yield(void)
+void let_others_run(void)
 {
 	wait_event others_ran = WAIT_EVENT_INIT;
 	must(loop_spawn(loop_current(), set_event, &others_ran) == 0, "loop_spawn");

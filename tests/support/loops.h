@@ -32,7 +32,7 @@ void in_fiber_with(const loop_options *options, void (*fn)(void *arg), void *arg
 	static void suite##_##name(void *nothing __attribute__((unused)))
 
 /* On a fiber: returns when every other that was ready to run has run. Aborts on failure. */
-void fiber_yield(void);
+void let_others_run(void);
 
 /* A loop that a thread of its own runs. Aborts on failure. */
 typedef struct loop_thread loop_thread;

@@ -60,12 +60,13 @@ static void many_at_once(void *arg)
 		ended = 0;
 		for (size_t i = 0; i < MANY; i++)
 			cr_assert(eq(int, loop_spawn(l, use_stack, (void *)i), 0));
-		fiber_yield();
+		let_others_run();
 		cr_assert(eq(sz, loop_fibers(l), MANY + 1));
-		cr_assert(eq(sz, loop_stacks(l), MANY + 1 + 1), "and that of fiber_yield's, which is kept");
+		cr_assert(eq(sz, loop_stacks(l), MANY + 1 + 1),
+		          "and that of let_others_run's, which is kept");
 		for (size_t i = 0; i < MANY; i++)
 			wait_event_set(&gates[(i * 7) % MANY]);
-		fiber_yield();
+		let_others_run();
 		cr_assert(eq(int, ended, MANY));
 		cr_assert(eq(sz, loop_fibers(l), 1));
 		cr_assert(eq(sz, loop_stacks(l), kept + 1), "the rest is given back");
@@ -91,7 +92,7 @@ static void one_after_the_other(void *arg)
 {
 	(void)arg;
 	for (int i = 0; i < 100000; i++)
-		fiber_yield();
+		let_others_run();
 	cr_assert(eq(sz, loop_stacks(loop_current()), 2), "a stack is used again and again");
 }
 
@@ -115,10 +116,10 @@ static void keeps_errno(void *arg)
 	(void)arg;
 	loop_spawn(loop_current(), spoil_errno, &gate);
 	errno = EDOM;
-	fiber_yield();
+	let_others_run();
 	cr_assert(eq(int, errno, EDOM), "not another fiber's");
 	wait_event_set(&gate);
-	fiber_yield();
+	let_others_run();
 	cr_assert(eq(int, errno, EDOM));
 }
 
@@ -134,7 +135,7 @@ static void keeps_registers(void *arg)
 	long a = n + 1, b = n + 2, c = n + 3, d = n + 4, e = n + 5, f = n + 6, g = n + 7, h = n + 8;
 	double u = (double)n + 0.5, v = u + 1, w = v + 1, x = w + 1;
 	for (int i = 0; i < 100; i++) {
-		fiber_yield();
+		let_others_run();
 		a += b, c += d, e += f, g += h;
 		u += v, w += x;
 	}
@@ -170,7 +171,7 @@ static void redzones(void *arg)
 	volatile char buffer[16] = {1};
 	before = buffer;
 	cr_assert(eq(int, __asan_address_is_poisoned(before + 16), 1));
-	fiber_yield();
+	let_others_run();
 	cr_assert(eq(int, __asan_address_is_poisoned(before + 16), 1));
 }
 
@@ -235,11 +236,11 @@ static void deep_then_shallow(void *arg)
 	(void)arg;
 	for (size_t i = 0; i < DEEP; i++)
 		loop_spawn(loop_current(), go_deep, &gates[i]);
-	fiber_yield();
+	let_others_run();
 	size_t deep = (size_t)support_resident_kib();
 	for (size_t i = 0; i < DEEP; i++)
 		wait_event_set(&gates[i]);
-	fiber_yield();
+	let_others_run();
 	size_t after = (size_t)support_resident_kib();
 	cr_assert(eq(sz, loop_stacks(loop_current()), DEEP + 2), "all are kept,");
 	if (UNDER_ASAN || UNDER_TSAN || RUNNING_ON_VALGRIND)
@@ -310,7 +311,7 @@ static void go_over_the_end(void *arg)
 	static char signal_stack[64 << 10];
 	for (int i = 0; i < 8; i++)
 		loop_spawn(loop_current(), use_stack, (void *)(uintptr_t)i);
-	fiber_yield();
+	let_others_run();
 	find_stack_low();
 	sigaltstack(&(stack_t){.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)}, NULL);
 	sigaction(SIGSEGV, &(struct sigaction){.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK},
@@ -417,7 +418,7 @@ static void spawn_until_refused(void *arg)
 	cr_assert(eq(sz, fibers, spawned + 1));
 	cr_assert(eq(sz, stacks, spawned + 1));
 	cr_assert(lt(sz, after - before, 10 << 10), "a refusal leaves nothing behind");
-	fiber_yield();
+	let_others_run();
 	cr_assert(eq(sz, loop_fibers(l), 1), "what was spawned before has run");
 	cr_assert(eq(sz, loop_stacks(l), 257));
 }

@@ -34,7 +34,7 @@ static void a_second_waiter(void *arg)
 	socket_pair(ends);
 	waiting w = {ctx_with_cancel(ctx_background()), ends[0], WAIT_EVENT_INIT};
 	loop_spawn(loop_current(), wait_to_read, &w);
-	fiber_yield();
+	let_others_run();
 	errno = 0;
 	cr_assert(eq(int, wait_fd(ctx_background(), ends[0], WAIT_READ), -1));
 	cr_assert(eq(int, errno, EBUSY));
@@ -211,7 +211,7 @@ static void many_files(void *arg)
 		waits[i] = (waiting){ctx_background(), ends[i][0], WAIT_EVENT_INIT};
 		loop_spawn(loop_current(), wait_to_read, &waits[i]);
 	}
-	fiber_yield();
+	let_others_run();
 	for (int i = FILES - 1; i >= 0; i--) {
 		outcome = 0;
 		cr_assert(eq(long, write(ends[i][1], "x", 1), 1));
