@@ -184,12 +184,13 @@ $(BENCHES): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(SUPPORT_OBJ) $(BUIL
 
 # A fuzz target looks inside its layer: it is linked with the layer's files as they are before they become one object.
 # With SANITIZE=fuzzer-no-link,… it is libFuzzer's, else it has a main of its own, which only tries a corpus.
-FUZZ_INCLUDES := -iquote lib/http -iquote server -iquote tests/fuzz/shared
+FUZZ_INCLUDES := -iquote lib/http -iquote server -iquote tests/fuzz/shared -iquote tests/support
 $(BUILD)/obj/tests/fuzz/%.o: MORE_CFLAGS = $(FUZZ_INCLUDES)
 FUZZ_WITH_http   := $(call object,$(wildcard lib/http/*.c)) $(BUILD)/obj/lib/loop.o $(BUILD)/obj/lib/ctx.o
 FUZZ_WITH_server := $(filter-out %/main.o,$(SERVER_OBJ)) $(BUILD)/libtether.a
 FUZZ_ENGINE      := $(if $(findstring fuzzer,$(SANITIZE)),-fsanitize=fuzzer)
-FUZZ_SHARED_OBJ  := $(filter-out $(if $(FUZZ_ENGINE),%/standalone.o),$(call object,$(FUZZ_SHARED)))
+FUZZ_SHARED_OBJ  := $(filter-out $(if $(FUZZ_ENGINE),%/standalone.o),$(call object,$(FUZZ_SHARED))) \
+                    $(call object,tests/support/certificates.c)
 
 define fuzzer
 $(BUILD)/fuzz/$(1): $(BUILD)/obj/tests/fuzz/$(1).o $(FUZZ_SHARED_OBJ) $(FUZZ_WITH_$(firstword $(subst _, ,$(1)))) $(BUILD)/sources

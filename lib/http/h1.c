@@ -36,8 +36,12 @@ void h1_bytes(conn *c)
 		conn_enter(c, CONN_HEAD);
 }
 
-/* A client that has said all it will is through when MHD has nothing left of it. */
-static void end_if_idle(conn *c)
+/*
+ * A client has said all it will. MHD may have lost that, where it came together with the last bytes: so when it has
+ * nothing left to read, a connection between two requests is ended, and of a request whose rest will never come MHD is
+ * told once more.
+ */
+static void look_after_run(conn *c)
 {
 	h1 *h = c->worker->h1;
 	if (c->ending)
@@ -45,20 +49,40 @@ static void end_if_idle(conn *c)
 	c->ending = true;
 	c->next_ending = h->ending;
 	h->ending = conn_ref(c);
-	h->want_run = true;
 }
 
+static void end_if_idle(conn *c)
+{
+	look_after_run(c);
+	c->worker->h1->want_run = true;
+}
+
+/* MHD waits for more of it. Suspended it does not look, and once there is an answer an end of the stream would cost it. */
+static bool is_arriving(const http_request *request)
+{
+	int state = request->h1_state;
+	return (state == READING_HEAD || state == READING_BODY || state == PASSING_BODY ||
+	        state == SKIPPING_BODY) &&
+	       !request->suspended;
+}
+
+/* After MHD has run. What it has not read yet keeps a connection on the list. */
 static void end_idle_ones(h1 *h)
 {
-	conn *next;
-	for (conn *c = h->ending; c; c = next) {
+	conn *next = h->ending;
+	h->ending = NULL;
+	for (conn *c = next; c; c = next) {
 		next = c->next_ending;
 		c->ending = false;
-		if (c->open && !c->request && !conn_has_unread(c))
+		bool waits = c->open && (!c->request || is_arriving(c->request));
+		if (waits && socket_unread(c->fd) > 0)
+			look_after_run(c);
+		else if (waits && c->request)
+			shutdown(c->fd, SHUT_RD);
+		else if (waits)
 			conn_kick(c);
 		conn_unref(c);
 	}
-	h->ending = NULL;
 }
 
 static void let_go(http_request *request, bool sent)

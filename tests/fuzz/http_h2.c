@@ -292,7 +292,8 @@ static void check_answer(view *v, const uint8_t *answer, size_t size)
 static http_server *serve(void)
 {
 	static const http_route_options streams = {.streams_body = true, .body_size = STREAMED_MAX};
-	http_server *server = exchange_server(&(http_server_options){.body_size = 4096, .traces = true});
+	http_server *server =
+		exchange_server(&(http_server_options){.body_size = 4096, .traces = true}, NULL);
 	HOLDS(http_handle(server, "/", echo, NULL) == 0);
 	HOLDS(http_handle(server, "/stream", stream, NULL) == 0);
 	HOLDS(http_handle(server, "/wait", wait_a_little, NULL) == 0);

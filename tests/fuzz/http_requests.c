@@ -547,7 +547,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!server) {
 		static const http_route_options streams = {.streams_body = true};
 		server = exchange_server(
-			&(http_server_options){.body_size = BODY_MAX, .traces = true, .on_done = note});
+			&(http_server_options){.body_size = BODY_MAX, .traces = true, .on_done = note}, NULL);
 		HOLDS(http_handle(server, "/", answer_it, NULL) == 0);
 		HOLDS(http_handle_with(server, "/read/", &streams, read_it, NULL) == 0);
 		HOLDS(http_handle_with(server, "/early/", &streams, answer_early, NULL) == 0);

@@ -319,7 +319,8 @@ static http_server *serve(void)
 	                                                             .on_done = over,
 	                                                             .data = &record,
 	                                                             .body_size = 64 * 1024,
-	                                                             .traces = true});
+	                                                             .traces = true},
+	                                      NULL);
 	operators.server = server;
 	operators.metrics = record.metrics;
 	operators.live = record.live;

@@ -27,9 +27,9 @@ static void try(const char *name)
 	free(said);
 }
 
-#define TARGETS(each)                                                                          \
-	each(http_h2) each(http_requests) each(http_router) each(http_url) each(server_config) \
-		each(server_requests) each(server_values)
+#define TARGETS(each)                                                                     \
+	each(http_h2) each(http_requests) each(http_router) each(http_tls) each(http_url) \
+		each(server_config) each(server_requests) each(server_values)
 
 #define TEST_OF(name)                     \
 	Test(fuzz, name, .timeout = 1200) \

@@ -257,6 +257,54 @@ Test(http_disconnect, a_half_closed_client_may_be_waiting, .timeout = 60)
 	ctx_release(last);
 }
 
+static void reads(http_request *request, http_response *response)
+{
+	char piece[16];
+	ssize_t got;
+	while ((got = http_body_read(request, piece, sizeof(piece))) > 0)
+		;
+	http_response_text(response, got == 0 ? 200 : 400, "read");
+}
+
+/*
+ * libmicrohttpd reads once per event, and an end of the stream that came together with the last bytes is no event of
+ * its own: a client that ended in the midst of a request, and might be waiting, was kept until it was late.
+ */
+Test(http_disconnect, a_half_closed_client_cannot_wait_for_half_a_request, .timeout = 60)
+{
+	static const char *const halves[] = {
+		"GET /hello HT",
+		"GET /hello HTTP/1.1\r\nHost: h\r\nConten",
+		"POST /hello HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc",
+		"POST /hello HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+		"POST /read HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc",
+		"POST /read HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+		"GET /hello HTTP/1.1\r\nHost: h\r\n\r\nPOST /hello HTTP/1.1\r\nHost: h\r\nContent-Le",
+	};
+	static const http_route_options streams = {.streams_body = true};
+	const int64_t never = 3600 * CTX_SECOND;
+	http_server_options options = {.half_close_is_waiting = true,
+	                               .header_timeout = never,
+	                               .body_timeout = never,
+	                               .idle_timeout = never};
+	http_peer_server *server = http_peer_prepare(&options);
+	http_server *serving = http_peer_server_of(server);
+	cr_assert(eq(int, http_handle(serving, "/hello", answers_hello, NULL), 0));
+	cr_assert(eq(int, http_handle_with(serving, "POST /read", &streams, reads, NULL), 0));
+	http_peer_begin(server, NULL);
+	for (size_t i = 0; i < sizeof(halves) / sizeof(*halves); i++) {
+		for (int round = 0; round < 20; round++) {
+			int fd = http_peer_connect(server);
+			http_peer_send(fd, halves[i]);
+			shutdown(fd, SHUT_WR);
+			cr_assert(eventually(http_peer_is_quiet, server, 10000), "round %d of %s", round,
+			          halves[i]);
+			close(fd);
+		}
+	}
+	http_peer_stop(server);
+}
+
 /* ---- Nothing is left behind -------------------------------------------------------------------------- */
 
 static size_t open_files(void)

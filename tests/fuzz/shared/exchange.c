@@ -35,18 +35,20 @@ static void stop(void)
 	ctx_release(serving);
 }
 
-http_server *exchange_server(const http_server_options *options)
+http_server *exchange_server(const http_server_options *options, http_tls *tls)
 {
 	char listen[sizeof(address.sun_path) + 8];
 	http_server_options chosen = *options;
 	chosen.workers = 1;
-	chosen.header_timeout = chosen.body_timeout = chosen.write_timeout = CTX_SECOND / 10;
-	chosen.idle_timeout = CTX_SECOND / 5;
+	if (!tls) {
+		chosen.header_timeout = chosen.body_timeout = chosen.write_timeout = CTX_SECOND / 10;
+		chosen.idle_timeout = CTX_SECOND / 5;
+	}
 	chosen.half_close_is_waiting = true;
 	http_server *server = http_server_new(&chosen);
 	snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/tether-fuzz-%ld", (long)getpid());
 	snprintf(listen, sizeof(listen), "unix:%s", address.sun_path);
-	HOLDS(server && http_listen(server, listen, NULL, 0) == 0);
+	HOLDS(server && http_listen_tls(server, listen, tls, NULL, 0) == 0);
 	return server;
 }
 
@@ -79,8 +81,7 @@ static bool read_some(int fd, int flags)
 	return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
-/* Until the server has taken all that was sent; or for a while, if it does not want it. */
-static void wait_until_taken(int fd)
+void exchange_wait_until_taken(int fd)
 {
 	int64_t end = now_ms() + PAUSE_MS;
 	int left = 1;
@@ -102,7 +103,7 @@ static void send_all(int fd, const uint8_t *data, size_t size)
 	}
 }
 
-static void wait_until_over(http_server *server)
+void exchange_wait_until_over(http_server *server)
 {
 	int64_t end = now_ms() + PATIENCE_MS;
 	http_server_stats stats;
@@ -112,18 +113,24 @@ static void wait_until_over(http_server *server)
 	} while ((stats.requests > 0 || stats.connections > 0 || stats.fibers > 0) && sched_yield() == 0);
 }
 
-const char *exchange(http_server *server, const uint8_t *data, size_t size, const size_t *pauses,
-                     size_t pause_count, size_t *answer_size)
+int exchange_connect(void)
 {
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
-	size_t sent = 0;
-	answered = 0;
 	HOLDS(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0);
 	HOLDS(connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0);
+	return fd;
+}
+
+const char *exchange(http_server *server, const uint8_t *data, size_t size, const size_t *pauses,
+                     size_t pause_count, size_t *answer_size)
+{
+	int fd = exchange_connect();
+	size_t sent = 0;
+	answered = 0;
 	for (size_t i = 0; i < pause_count; i++) {
 		send_all(fd, data + sent, pauses[i] - sent);
-		wait_until_taken(fd);
+		exchange_wait_until_taken(fd);
 		sent = pauses[i];
 	}
 	send_all(fd, data + sent, size - sent);
@@ -132,7 +139,7 @@ const char *exchange(http_server *server, const uint8_t *data, size_t size, cons
 	while (read_some(fd, 0))
 		HOLDS(now_ms() < end);
 	close(fd);
-	wait_until_over(server);
+	exchange_wait_until_over(server);
 	answer[answered] = '\0';
 	*answer_size = answered;
 	return answer;
