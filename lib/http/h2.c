@@ -158,7 +158,7 @@ static void h2_write(h2 *h)
 static void h2_free(h2 *h)
 {
 	free(h->waiting);
-	nghttp2_session_del(h->session);
+	h2_memory_free(h);
 	free(h);
 }
 
@@ -323,12 +323,13 @@ static nghttp2_session *new_session(h2 *h)
 	nghttp2_session *session = NULL;
 	nghttp2_session_callbacks *callbacks = NULL;
 	nghttp2_option *option = NULL;
+	nghttp2_mem memory = h2_memory(h);
 	if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0)
 		goto out;
 	h2_stream_callbacks(callbacks);
 	nghttp2_option_set_no_auto_window_update(option,
 	                                         1); /* a body's bytes are given room as they are taken */
-	if (nghttp2_session_server_new2(&session, callbacks, h, option) != 0)
+	if (nghttp2_session_server_new3(&session, callbacks, h, option, &memory) != 0)
 		session = NULL;
 out:
 	nghttp2_option_del(option);

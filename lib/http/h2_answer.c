@@ -140,6 +140,7 @@ void h2_answer(http_request *request)
 void h2_wake(http_request *request)
 {
 	h2_stream *s = request->stream;
-	nghttp2_session_resume_data(s->h2->session, s->id);
+	/* That it was not deferred is no error: it is asked for anyhow. */
+	s->h2->dead |= nghttp2_session_resume_data(s->h2->session, s->id) == NGHTTP2_ERR_NOMEM;
 	h2_touch(s->h2);
 }

@@ -5,6 +5,7 @@
  *	h2_stream.c  a stream: the request it carries, and the answer
  *	h2_answer.c  what its handler answers
  *	h2_limits.c  what a client may cost us, in time and for nothing
+ *	h2_memory.c  what nghttp2 has of our memory
  */
 #ifndef TETHER_HTTP_H2_PRIV_H
 #define TETHER_HTTP_H2_PRIV_H
@@ -13,6 +14,7 @@
 
 #include "http_priv.h"
 
+typedef struct h2_block h2_block;
 typedef struct h2_stream h2_stream;
 
 enum {
@@ -53,6 +55,7 @@ enum h2_end {
 struct h2 {
 	conn *conn;
 	nghttp2_session *session;
+	h2_block *memory; /* the session's */
 	h2_stream *streams;
 	h2_stream *finished; /* answered to their end, with their last bytes not yet in the kernel */
 	size_t head_size,
@@ -90,6 +93,12 @@ void h2_terminate(h2 *h, uint32_t reason);
 /* The first GOAWAY is followed by a PING, and its answer by the second GOAWAY. */
 void h2_goaway_sent(h2 *h);
 void h2_pong(h2 *h);
+
+/* ---- h2_memory.c ------------------------------------------------------------------------------------- */
+
+/* For a session, which with all it has lasts until h2_memory_free. */
+nghttp2_mem h2_memory(h2 *h);
+void h2_memory_free(h2 *h);
 
 /* ---- h2_answer.c ------------------------------------------------------------------------------------- */
 
