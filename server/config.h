@@ -28,6 +28,7 @@ typedef struct config {
 	int64_t request_timeout; /* 0: none */
 	int64_t header_timeout, body_timeout, write_timeout, idle_timeout;
 	uint64_t connections, address_connections, requests; /* address_connections: 0 is no limit */
+	uint64_t head_size;                                  /* 0: the library's */
 	uint64_t body_size;
 	int64_t drain_timeout, drain_delay;
 	bool share_port;

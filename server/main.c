@@ -164,6 +164,7 @@ static int open_server(app *a)
 		.connections = c->connections,
 		.address_connections = c->address_connections,
 		.requests = c->requests,
+		.head_size = c->head_size,
 		.body_size = c->body_size,
 		.header_timeout = c->header_timeout,
 		.body_timeout = c->body_timeout,

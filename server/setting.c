@@ -187,6 +187,8 @@ const setting settings[] = {
 	 FIELD(address_connections), read_count, "0", 0, 10000000, NULL, 0},
 	{"requests", "N", "requests handled at once at most, past it 503",
 	 FIELD(requests), read_count, "10000", 1, 10000000, NULL, 0},
+	{"head-size", "BYTES", "of a request's head at most, past it 431; 0: 6656 over HTTP/1.1, 16384 over HTTP/2",
+	 FIELD(head_size), read_count, "0", 0, 65536, NULL, 0},
 	{"body-size", "BYTES", "of a request's body at most, past it 413",
 	 FIELD(body_size), read_count, "1048576", 1, 1 << 30, NULL, 0},
 	{"drain-timeout", "DURATION", "for requests in flight once SIGTERM or SIGINT has come",

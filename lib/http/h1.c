@@ -281,6 +281,18 @@ static bool on_turn(loop_turn *turn)
 	return h->want_run;
 }
 
+size_t h1_head_max(const http_server *server)
+{
+	return server->options.head_size ? server->options.head_size : HEAD_DEFAULT;
+}
+
+/* With a size of the program's own for a head that is nothing but cookies. */
+size_t h1_pool_size(const http_server *server)
+{
+	size_t head = server->options.head_size, fields = FIELDS_MAX;
+	return head ? 2 * (head + fields * FIELD_COST) + ANSWER_HEAD_MAX : POOL_DEFAULT;
+}
+
 static struct MHD_Daemon *start_mhd(h1 *h)
 {
 	const http_server_options *options = &h->worker->server->options;
@@ -288,13 +300,14 @@ static struct MHD_Daemon *start_mhd(h1 *h)
 #if MHD_VERSION >= 0x00097707
 	flags |= MHD_USE_NO_THREAD_SAFETY; /* one thread: resuming needs no lock and no wake-up */
 #endif
-	return MHD_start_daemon(
-		flags, 0, NULL, NULL, h1_on_request, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_URI_LOG_CALLBACK, h1_on_target, h,
-		MHD_OPTION_UNESCAPE_CALLBACK, leave_escaped, h, MHD_OPTION_CONNECTION_LIMIT,
-		(unsigned)options->connections + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_SIZE,
-		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(options->idle_timeout / CTX_SECOND) + IDLE_SLACK,
-		MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+	return MHD_start_daemon(flags, 0, NULL, NULL, h1_on_request, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+	                        on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+	                        MHD_OPTION_URI_LOG_CALLBACK, h1_on_target, h, MHD_OPTION_UNESCAPE_CALLBACK,
+	                        leave_escaped, h, MHD_OPTION_CONNECTION_LIMIT,
+	                        (unsigned)options->connections + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+	                        h1_pool_size(h->worker->server), MHD_OPTION_CONNECTION_TIMEOUT,
+	                        (unsigned)(options->idle_timeout / CTX_SECOND) + IDLE_SLACK,
+	                        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
 }
 
 h1 *h1_new(worker *w)

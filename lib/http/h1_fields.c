@@ -8,6 +8,7 @@
 /* MHD's list of fields, walked. */
 struct fields {
 	http_request *request;
+	size_t most;    /* bytes of a head */
 	const char *at; /* where in memory the next one should begin */
 	bool scattered; /* and one did not */
 	unsigned count;
@@ -35,7 +36,7 @@ static void check_place(struct fields *fields, const char *name, size_t name_siz
                         size_t value_size)
 {
 	const char *gap = name + name_size + 1;
-	if (name != fields->at || !value || value < gap || value > gap + HEAD_MAX)
+	if (name != fields->at || !value || value < gap || value > gap + fields->most)
 		fields->scattered = true;
 	for (; !fields->scattered && gap < value; gap++)
 		if (*gap != ' ' && *gap != '\t')
@@ -69,18 +70,35 @@ static enum MHD_Result on_trailer(void *arg, enum MHD_ValueKind kind, const char
 	return MHD_YES;
 }
 
+/* What MHD has left for the answer's head. */
+static size_t room_for_answer(const http_request *request, size_t head_size)
+{
+	size_t pool = h1_pool_size(request->conn->worker->server), cookies = 0;
+	int noted = MHD_get_connection_values_n(
+		request->mhd, (enum MHD_ValueKind)(MHD_HEADER_KIND | MHD_COOKIE_KIND | MHD_GET_ARGUMENT_KIND),
+		NULL, NULL);
+	MHD_lookup_connection_value_n(request->mhd, MHD_HEADER_KIND, "Cookie", strlen("Cookie"), NULL,
+	                              &cookies);
+	size_t used = head_size + cookies + (size_t)noted * FIELD_COST;
+	return used < pool ? pool - used : 0;
+}
+
 /* Takes the fields over. False: out of memory. */
 bool h1_take_fields(http_request *request, const char *method, const char *version)
 {
 	const char *target = method + strlen(method) + 1;
 	const char *after_target = target + strlen(request->target) + 1;
-	struct fields fields = {.request = request, .at = version + strlen(version) + 2};
+	size_t most = h1_head_max(request->conn->worker->server);
+	struct fields fields = {.request = request, .most = most, .at = version + strlen(version) + 2};
 	fields.scattered = target != request->raw_target || version != after_target;
 	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
 	size_t size = info ? info->header_size : 0;
-	if (fields.count > FIELDS_MAX || size > HEAD_MAX)
+	if (strlen(request->target) > TARGET_MAX)
+		request_refuse_and_close(request, 414, NULL);
+	request->answer_room = room_for_answer(request, size);
+	if (fields.count > FIELDS_MAX || size > most || request->answer_room < ANSWER_HEAD_LEAST)
 		request_refuse_and_close(request, 431, NULL);
 	if (h1_is_lenient() && (fields.scattered || fields.at + 2 != method + size))
 		request_refuse_and_close(request, 400, "The head is malformed.");
@@ -90,7 +108,8 @@ bool h1_take_fields(http_request *request, const char *method, const char *versi
 /* Fields behind a chunked body are held to what holds for a head's, and then dropped (RFC 9110, 6.5.1). */
 bool h1_trailers_are_good(http_request *request)
 {
-	struct fields trailers = {.request = request, .good = true};
+	size_t most = h1_head_max(request->conn->worker->server);
+	struct fields trailers = {.request = request, .most = most, .good = true};
 	MHD_get_connection_values_n(request->mhd, MHD_FOOTER_KIND, on_trailer, &trailers);
 	return trailers.good && trailers.count <= FIELDS_MAX && !(h1_is_lenient() && trailers.scattered);
 }

@@ -12,16 +12,20 @@
 
 #include "http_priv.h"
 
+/*
+ * MHD's memory of a connection holds the request's head, what it notes down of its fields, cookies and the query's
+ * names, another copy of the cookies, and the answer's head, in this order, or there is no answer (see h1_request.c).
+ * After the first request all of it stays resident. By default it is what an idle connection may cost: then a head that is
+ * mostly cookies has to be shorter.
+ */
 enum {
-	/*
-	 * MHD's memory of a connection: the request's head, what it notes down of its fields, and the answer's head,
-	 * in this order, or there is no answer. After the first request all of it stays resident.
-	 */
-	POOL_SIZE = 14 * 1024,
 	FIELDS_MAX = 64,
 	FIELD_COST = 64,
+	ANSWER_LINES_MAX = 200, /* of an answer's head: what MHD adds to the response's fields */
 	ANSWER_HEAD_MAX = RESPONSE_FIELDS_MAX + 512, /* with the fields that the handler does not set */
-	HEAD_MAX = POOL_SIZE - FIELDS_MAX * FIELD_COST - ANSWER_HEAD_MAX,
+	ANSWER_HEAD_LEAST = 1024,                    /* without which there is no point in beginning */
+	POOL_DEFAULT = 14 * 1024,
+	HEAD_DEFAULT = POOL_DEFAULT - FIELDS_MAX * FIELD_COST - ANSWER_HEAD_MAX,
 };
 
 /* http_request.h1_state: see h1_request.c. */
@@ -51,6 +55,8 @@ struct h1 {
 
 /* ---- h1.c -------------------------------------------------------------------------------------------- */
 
+size_t h1_head_max(const http_server *server);  /* bytes of a request's */
+size_t h1_pool_size(const http_server *server); /* of MHD's memory */
 conn *h1_conn_of(struct MHD_Connection *mhd);
 void h1_bytes(conn *c); /* the first of a next request */
 

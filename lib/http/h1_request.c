@@ -128,12 +128,12 @@ static bool queue(http_request *request)
 	return whole;
 }
 
-/* Says what it can, past MHD, to a client of whose body no more will be read. It may have been answered kindly. */
-static void answer_amid_body(http_request *request)
+/* Says what it can, past MHD, which cannot say it: what it was to be, or if that is no error, an error of that status. */
+static void answer_past_mhd(http_request *request, int status)
 {
 	request->told = true;
 	if (request->response.status < 400)
-		request->response.status = 413;
+		request->response.status = status;
 	request->conn->unread = true;
 	answer_bare(request->conn->fd, request->response.status);
 	request->h1_state = DROPPED;
@@ -149,10 +149,16 @@ static void h1_answer_early(http_request *request)
 	request->body_total = 0; /* of what is skipped */
 	conn_enter(request->conn, CONN_BODY);
 	if (request->body_error == 408)
-		answer_amid_body(request);
+		answer_past_mhd(request, 413);
 	if (request->body_error == 408 || request->conn->gone)
 		conn_kick(request->conn);
 	h1_resume(request);
+}
+
+/* Without room for the answer's head MHD would close the connection without a word. */
+static bool has_room(const http_request *request)
+{
+	return request->response.fields_size + ANSWER_LINES_MAX <= request->answer_room;
 }
 
 /* From the handler's fiber, or from within one of MHD's callbacks. */
@@ -165,7 +171,10 @@ static void h1_answer(http_request *request)
 	if (request->h1_state == HOLDING_BODY)
 		request->conn->unread = true;
 	conn_enter(request->conn, CONN_SENDING);
-	request->h1_state = !request->conn->gone && queue(request) ? ANSWERED : DROPPED;
+	if (!has_room(request))
+		answer_past_mhd(request, 500);
+	else
+		request->h1_state = !request->conn->gone && queue(request) ? ANSWERED : DROPPED;
 	h1_resume(request);
 }
 
@@ -296,7 +305,7 @@ static void skip_body(http_request *request, size_t *size)
 	request->body_total += *size;
 	*size = 0;
 	if (request->body_total > SKIPPED_MAX)
-		answer_amid_body(request);
+		answer_past_mhd(request, 413);
 }
 
 /* All of a streamed body has come. Its handler may have answered before. */

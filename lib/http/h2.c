@@ -32,6 +32,7 @@ enum {
 	QUEUE_MAX = 1000,     /* frames that wait for a client that does not read: it is not read from, too */
 	PONG_MS = 1000,       /* for the PING between the two GOAWAYs */
 	WINDOW = 1024 * 1024, /* of a connection: what all request bodies may have under way */
+	HEAD_DEFAULT = 16 * 1024,
 };
 
 /* ---- Turns ------------------------------------------------------------------------------------------- */
@@ -337,11 +338,17 @@ out:
 	return session;
 }
 
+size_t h2_head_max(const h2 *h)
+{
+	const http_server_options *options = &h->conn->worker->server->options;
+	return options->head_size ? options->head_size : HEAD_DEFAULT;
+}
+
 static bool greet_client(h2 *h)
 {
-	static const nghttp2_settings_entry settings[] = {
+	const nghttp2_settings_entry settings[] = {
 		{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, STREAMS_MAX},
-		{NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, H2_HEAD_MAX},
+		{NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)h2_head_max(h)},
 		{NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
 	};
 	return nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, settings,

@@ -18,9 +18,8 @@ typedef struct h2_block h2_block;
 typedef struct h2_stream h2_stream;
 
 enum {
-	STREAMS_MAX = 100,       /* at once, of a connection */
-	UPLOADS_MAX = 16,        /* of these, answered while their bodies still come */
-	H2_HEAD_MAX = 16 * 1024, /* bytes of a request's fields, counted as in RFC 9113, 6.5.2 */
+	STREAMS_MAX = 100, /* at once, of a connection */
+	UPLOADS_MAX = 16,  /* of these, answered while their bodies still come */
 };
 
 /* So many at once, and so many more each second. In thousandths, that is, a millisecond brings per_second of them. */
@@ -84,6 +83,9 @@ struct h2 {
 
 /* It may have something to say, or is to be closed: looked at once more in this turn. */
 void h2_touch(h2 *h);
+
+/* Bytes of a request's fields at most, counted as in RFC 9113, 6.5.2. */
+size_t h2_head_max(const h2 *h);
 
 uint64_t h2_now(const h2 *h);
 

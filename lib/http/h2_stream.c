@@ -21,10 +21,10 @@
 enum {
 	HANDLERS_MAX = 2 * STREAMS_MAX,
 	FIELDS_MAX = 100,
-	TARGET_MAX = 8000,            /* RFC 9110, 4.1 */
-	HEAD_ABUSE = 4 * H2_HEAD_MAX, /* past it it is no mistake: HPACK can make much of few bytes */
-	BODIES_MAX = 8,               /* times the limit of one body, for all streams of a connection */
-	FIELD_COST = 32,              /* RFC 9113, 6.5.2 */
+	HEAD_ABUSE =
+		4, /* times the limit of a head, past which it is no mistake: HPACK can make much of few bytes */
+	BODIES_MAX = 8,  /* times the limit of one body, for all streams of a connection */
+	FIELD_COST = 32, /* RFC 9113, 6.5.2 */
 };
 
 h2_stream *h2_stream_of(nghttp2_session *session, int32_t id)
@@ -205,13 +205,13 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	(void)flags;
 	h->head_fields++;
 	h->head_size += name_size + value_size + FIELD_COST;
-	if (h->head_size > HEAD_ABUSE) {
+	if (h->head_size > HEAD_ABUSE * h2_head_max(h)) {
 		h2_terminate(h, NGHTTP2_ENHANCE_YOUR_CALM);
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	}
 	if (!s || s->request->begun)
 		return 0;
-	if (h->head_fields > FIELDS_MAX || h->head_size > H2_HEAD_MAX) {
+	if (h->head_fields > FIELDS_MAX || h->head_size > h2_head_max(h)) {
 		request_refuse(s->request, 431, NULL);
 		return 0;
 	}

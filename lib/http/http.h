@@ -61,6 +61,13 @@ typedef struct http_server_options {
 	size_t connections;         /* open at once at most, past it new ones are answered 503; 0: 10000 */
 	size_t address_connections; /* of these from one address (IPv6: one /64), past it likewise; 0: no limit */
 	size_t requests; /* whose handlers run at once at most, past it 503 with Retry-After and nothing done; 0: 10000 */
+	/*
+	 * Bytes of a request's head at most, else 431: over HTTP/1.1 its lines, over HTTP/2 as SETTINGS_MAX_HEADER_LIST_SIZE
+	 * counts. More than 64 KiB is 64 KiB. 0: 16 KiB over HTTP/2; 6656 over HTTP/1.1, and with more than 3 KiB of
+	 * cookies less. There an idle connection keeps the memory for it: 14 KiB, or twice a size given here and 12 KiB.
+	 * Fields are 64 (HTTP/2: 100) at most, and targets of 8000 bytes (414), whatever it is.
+	 */
+	size_t head_size;
 	size_t body_size;       /* bytes of a request's body at most, else 413; 0: 1 MiB */
 	int64_t header_timeout; /* for the whole request head to arrive; 0: 10 s */
 	int64_t body_timeout;   /* for the whole body to arrive; 0: 30 s */

@@ -265,8 +265,9 @@ struct http_request {
 	struct MHD_Connection *mhd;
 	const char *raw_target; /* where MHD has it */
 	int h1_state;
-	bool suspended;   /* MHD has the connection on its list of suspended ones */
-	bool until_close; /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
+	size_t answer_room; /* bytes that MHD has left for the answer's head */
+	bool suspended;     /* MHD has the connection on its list of suspended ones */
+	bool until_close;   /* HTTP/1.0: no chunks, a stream lasts until the connection is closed */
 
 	struct h2_stream *stream; /* h2_stream.c's own */
 	size_t body_counted;      /* of the body, in conn->bodies */
@@ -480,6 +481,8 @@ bool request_context_info(http_request *request);
 
 /* ---- validate.c -------------------------------------------------------------------------------------- */
 
+enum { TARGET_MAX = 8000 }; /* bytes of a target: RFC 9110, 4.1 */
+
 /* Refuses, and closes, where a head is not exactly one. */
 void validate_head(http_request *request, enum http_version version);
 
@@ -571,6 +574,8 @@ struct worker {
 };
 
 enum server_state { SERVER_NEW, SERVER_SERVING, SERVER_DRAINING, SERVER_STOPPED };
+
+enum { HEAD_SIZE_MAX = 64 * 1024 }; /* what the options may ask for; of one field nghttp2 takes no more */
 
 struct http_server {
 	http_server_options options; /* defaults filled in */

@@ -50,6 +50,8 @@ static void fill_defaults(http_server_options *options)
 		options->connections = CONNECTIONS_DEFAULT;
 	if (options->requests == 0)
 		options->requests = REQUESTS_DEFAULT;
+	if (options->head_size > HEAD_SIZE_MAX)
+		options->head_size = HEAD_SIZE_MAX;
 	if (options->body_size == 0)
 		options->body_size = BODY_SIZE_DEFAULT;
 	if (options->header_timeout == 0)

@@ -67,6 +67,21 @@ Test(limits, bodies_and_heads, .timeout = 60)
 	service_stop(s);
 }
 
+/* What single sign-on has a proxy add is more than the default allows. */
+Test(limits, large_heads, .timeout = 60)
+{
+	service *s = service_start(LIST("--head-size", "16384")), *narrow = service_start(NULL);
+	static char fields[12000] = "Cookie: ";
+
+	memset(fields + 8, 'c', sizeof fields - 11);
+	strcpy(fields + sizeof fields - 3, "\r\n");
+	cr_expect(eq(int, client_request(s->port, "GET", "/albums/1", fields, NULL, NULL, TIMEOUT_MS), 200));
+	cr_expect(eq(int, client_request(narrow->port, "GET", "/albums/1", fields, NULL, NULL, TIMEOUT_MS),
+	             431));
+	service_stop(narrow);
+	service_stop(s);
+}
+
 Test(limits, idle_and_old_connections_to_the_database, .timeout = 60)
 {
 	service *s = service_start(LIST("--pool-min-idle", "3", "--pool-max-lifetime", "1s"));

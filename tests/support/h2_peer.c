@@ -26,7 +26,7 @@ enum {
 struct h2_peer_private {
 	nghttp2_hd_inflater *inflater;
 	uint8_t payload[FRAME_MAX];
-	uint8_t sent_block[4 * PIECE];
+	uint8_t sent_block[5 * PIECE];
 	uint8_t block[1 << 20]; /* of HEADERS and CONTINUATION */
 	size_t block_size;
 	bool block_ends; /* the stream */

@@ -252,36 +252,6 @@ static char *repeat(const char *before, const char *what, size_t times, const ch
 	return text;
 }
 
-Test(http_limits, heads_are_bounded, .timeout = 60)
-{
-	http_peer_server *server = http_peer_serve(NULL, routes);
-	struct {
-		char *request;
-		int status;
-	} cases[] = {
-		{repeat("GET /?", "a", 3000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 50, "\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 6000, "\r\n\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 10000, "\r\n\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 200, "\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 5000, "\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 100000, "\r\n\r\n"), 431},
-		{repeat("GET /?", "a", 100000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 414},
-	};
-	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		int fd = http_peer_connect(server);
-		http_peer_send(fd, cases[i].request);
-		http_peer_response response = http_peer_read(fd, false);
-		cr_expect(eq(int, response.status, cases[i].status), "case %zu", i);
-		if (cases[i].status != 200)
-			cr_expect(http_peer_closed(fd), "case %zu", i);
-		http_peer_clear(&response);
-		close(fd);
-		free(cases[i].request);
-	}
-	http_peer_stop(server);
-}
-
 Test(http_limits, bodies_are_bounded, .timeout = 60)
 {
 	http_server_options options = {.body_size = 1000, .on_done = see_done};
@@ -342,47 +312,6 @@ Test(http_limits, a_refusal_reaches_a_client_that_goes_on_sending, .timeout = 60
 		close(fd);
 	}
 	free(body);
-	http_peer_stop(server);
-}
-
-/* As many fields as may be, in a head as long as may be, and the longest answer's head there is. */
-static void says_much(http_request *request, http_response *response)
-{
-	char value[1000];
-	(void)request;
-	memset(value, 'v', sizeof(value) - 1);
-	value[sizeof(value) - 1] = '\0';
-	for (int i = 0; i < 3; i++)
-		http_response_add_header(response, "X-Long", value);
-	http_response_text(response, 200, "hello");
-}
-
-Test(http_limits, the_largest_heads_get_along, .timeout = 60)
-{
-	enum { HEAD = 6656, FIELDS = 64 };
-	http_server_options options = {.traces = true};
-	http_peer_server *server =
-		http_peer_serve(&options, (http_peer_route[]){{"GET /", says_much, NULL}, {0}});
-	for (int over = 0; over < 2; over++) {
-		char head[HEAD + 8], id[129];
-		memset(id, 'i', sizeof(id) - 1);
-		id[sizeof(id) - 1] = '\0';
-		int size = sprintf(head, "GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: %s\r\n", id);
-		for (int i = 3; i < FIELDS; i++)
-			size += sprintf(head + size, "X-%d: v\r\n", i);
-		size += sprintf(head + size, "X-Rest: ");
-		int rest = HEAD + over - size - 4;
-		memset(head + size, 'r', (size_t)rest);
-		sprintf(head + size + rest, "\r\n\r\n");
-		int fd = http_peer_connect(server);
-		http_peer_send(fd, head);
-		http_peer_response response = http_peer_read(fd, false);
-		cr_expect(eq(int, response.status, over ? 431 : 200));
-		if (!over)
-			cr_expect(eq(str, (char *)http_peer_field(&response, "X-Request-Id"), id));
-		http_peer_clear(&response);
-		close(fd);
-	}
 	http_peer_stop(server);
 }
 

@@ -84,6 +84,21 @@ Test(http_memory, of_an_idle_connection, .timeout = 120)
 	http_peer_stop(server);
 }
 
+/* What it says of itself: twice as much as a head may take, and some. */
+Test(http_memory, of_an_idle_connection_with_large_heads, .timeout = 120)
+{
+	http_server_options options = {.head_size = 16 * 1024};
+	http_peer_server *server = http_peer_serve(&options, routes);
+	close_all(ask_all(server, 10, "/", true), 10);
+	size_t before = (size_t)support_resident_kib() * 1024;
+	int *fds = ask_all(server, IDLE / 4, "/", true);
+	size_t each = ((size_t)support_resident_kib() * 1024 - before) / (IDLE / 4);
+	fprintf(stderr, "an idle connection with large heads: %zu bytes\n", each);
+	expect_at_most(each, 46 * 1024);
+	close_all(fds, IDLE / 4);
+	http_peer_stop(server);
+}
+
 Test(http_memory, of_a_waiting_request, .timeout = 120)
 {
 	http_peer_server *server = http_peer_serve(NULL, routes);
