@@ -192,7 +192,6 @@ void pg_pool_stats_get(const pg_pool *pool, pg_pool_stats *stats)
 NO_OCCASION(pg_pool *, pg_pool_open, const pg_pool_options *options, pg_error *error)
 NO_OCCASION(void, pg_pool_close, pg_pool *pool)
 NO_OCCASION(bool, pg_pool_ping, ctx *c, pg_pool *pool, pg_error *error)
-NO_OCCASION(void, pg_tag, pg_tags *tags, const char *key, const char *value)
 #pragma GCC diagnostic pop
 
 /* ---- The answer -------------------------------------------------------------------------------------- */
