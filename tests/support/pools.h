@@ -31,6 +31,7 @@ pg_pool_stats stats_of(const test_pool *t);
 
 /* pg_error_kind_name, and "none" for NULL. */
 const char *kind_of(const pg_error *error);
+#define EXPECT_KIND(error, kind) cr_expect(eq(str, (char *)kind_of(error), kind))
 
 /* Waits until so many callers stand in its queue. */
 bool waiting_become(test_pool *t, size_t waiting);

@@ -42,8 +42,6 @@ static void close_pool(void)
 
 TestSuite(pg_copy, .init = open_pool, .fini = close_pool, .timeout = 120);
 
-#define EXPECT_KIND(error, kind) cr_expect(eq(str, (char *)kind_of(error), kind))
-
 /* ---- Out ---------------------------------------------------------------------------------------------- */
 
 static const char million_out[] =

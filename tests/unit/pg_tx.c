@@ -1,5 +1,5 @@
 /*
- * Transactions and pinned connections: what lives under one context, and what is left when it ends.
+ * Transactions: what lives under one context, and what is left when it ends.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -9,50 +9,25 @@
 #include <string.h>
 
 #include "alloc_fault.h"
-#include "pools.h"
+#include "querying.h"
+#include "scratch.h"
 #include "support.h"
-
-static test_pool *t;
-
-static void open_pool(void)
-{
-	t = test_pool_open(2, NULL);
-}
-
-static void close_pool(void)
-{
-	test_pool_close(t);
-}
 
 TestSuite(pg_tx, .init = open_pool, .fini = close_pool, .timeout = 60);
 
 static const ctx_error left = {ECONNRESET, "the client has left"};
 
-#define EXPECT_KIND(error, kind) cr_expect(eq(str, (char *)kind_of(error), kind))
-
-/* A table of the test's own, in the one database that all tests share. */
-static char table[32], insert[96], count[96];
+static scratch s;
 
 static void make_table(void)
 {
-	char sql[128];
-	snprintf(table, sizeof(table), "tx_%d", (int)(ctx_now() % 1000000000));
-	snprintf(sql, sizeof(sql), "CREATE TABLE %s (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)", table);
-	must_exec(t, sql);
-	snprintf(insert, sizeof(insert), "INSERT INTO %s VALUES ($1::int)", table);
-	snprintf(count, sizeof(count), "SELECT count(*) FROM %s", table);
-}
-
-static void drop_table(void)
-{
-	char sql[128];
-	snprintf(sql, sizeof(sql), "DROP TABLE %s", table);
-	must_exec(t, sql);
+	scratch_make(&s, t, "id int UNIQUE DEFERRABLE INITIALLY DEFERRED");
 }
 
 static void insert_in_tx(pg_tx *tx, const char *id)
 {
-	pg_rows_auto *r = pg_exec(ctx_background(), tx, insert, PG_PARAMS(id));
+	pg_rows_auto *r = pg_exec(ctx_background(), tx, scratch_sql(&s, "INSERT INTO @ VALUES ($1::int)"),
+	                          PG_PARAMS(id));
 	cr_assert_null(pg_rows_error(r), "%s", pg_rows_error(r) ? pg_rows_error(r)->message : "");
 }
 
@@ -69,18 +44,18 @@ TEST_BOTH_WAYS(pg_tx, commits)
 	pg_tx *tx = pg_begin(ctx_background(), t->pool, NULL);
 	cr_assert_null(pg_tx_error(tx));
 	insert_in_tx(tx, "1");
-	cr_expect(eq(i64, ask_number(t, count), 0));
+	cr_expect(eq(i64, scratch_rows(&s), 0));
 	cr_expect(pg_commit(tx));
 	cr_expect_null(pg_tx_error(tx));
-	cr_expect(eq(i64, ask_number(t, count), 1));
+	cr_expect(eq(i64, scratch_rows(&s), 1));
 	cr_expect(eq(sz, stats_of(t).idle, 1), "the connection is back before the close");
 	pg_rows *r = pg_exec(ctx_background(), tx, "SELECT 1", PG_NO_PARAMS);
 	EXPECT_KIND(pg_rows_error(r), "closed");
 	pg_rows_close(r);
 	cr_expect_not(pg_commit(tx));
 	pg_rollback(tx);
-	cr_expect(eq(i64, ask_number(t, count), 1));
-	drop_table();
+	cr_expect(eq(i64, scratch_rows(&s), 1));
+	scratch_drop(&s);
 }
 
 TEST_BOTH_WAYS(pg_tx, rolls_back_and_keeps_the_connection)
@@ -93,10 +68,10 @@ TEST_BOTH_WAYS(pg_tx, rolls_back_and_keeps_the_connection)
 	}
 	cr_assert(pool_at_rest(t));
 	cr_expect(eq(int, in_transactions(), 0));
-	cr_expect(eq(i64, ask_number(t, count), 0));
+	cr_expect(eq(i64, scratch_rows(&s), 0));
 	cr_expect(eq(i64, backend_of_pool(t), pid));
 	pg_rollback(NULL);
-	drop_table();
+	scratch_drop(&s);
 }
 
 /* PostgreSQL answers such a COMMIT with success, and the tag ROLLBACK. */
@@ -121,32 +96,23 @@ Test(pg_tx, a_commit_that_postgresql_refuses_says_why)
 	EXPECT_KIND(pg_tx_error(tx), "server");
 	cr_expect(eq(str, (char *)pg_tx_error(tx)->sqlstate, "23505"));
 	pg_rollback(tx);
-	cr_expect(eq(i64, ask_number(t, count), 0));
-	drop_table();
+	cr_expect(eq(i64, scratch_rows(&s), 0));
+	scratch_drop(&s);
 }
 
 /* A deferred trigger that sleeps makes COMMIT as slow as a test wants it. */
 static void make_commit_slow(void)
 {
-	char sql[320];
-	snprintf(sql, sizeof(sql),
-	         "CREATE FUNCTION %s_wait() RETURNS trigger LANGUAGE plpgsql AS"
-	         " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$",
-	         table);
-	must_exec(t, sql);
-	snprintf(sql, sizeof(sql),
-	         "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON %s DEFERRABLE INITIALLY DEFERRED"
-	         " FOR EACH ROW EXECUTE FUNCTION %s_wait()",
-	         table, table);
-	must_exec(t, sql);
+	scratch_run(&s, "CREATE FUNCTION @_wait() RETURNS trigger LANGUAGE plpgsql AS"
+	                " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$");
+	scratch_run(&s, "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON @ DEFERRABLE INITIALLY DEFERRED"
+	                " FOR EACH ROW EXECUTE FUNCTION @_wait()");
 }
 
 static void drop_slow_table(void)
 {
-	char sql[128];
-	drop_table();
-	snprintf(sql, sizeof(sql), "DROP FUNCTION %s_wait", table);
-	must_exec(t, sql);
+	scratch_drop(&s);
+	scratch_run(&s, "DROP FUNCTION @_wait");
 }
 
 Test(pg_tx, a_commit_cut_by_the_contexts_end_is_unknown)
@@ -163,7 +129,7 @@ Test(pg_tx, a_commit_cut_by_the_contexts_end_is_unknown)
 	pg_rollback(tx);
 	cr_assert(settled_become(t, 1));
 	cr_expect(eq(int, t->kept, 1));
-	cr_expect(eq(i64, ask_number(t, count), 0), "this one was stopped in time");
+	cr_expect(eq(i64, scratch_rows(&s), 0), "this one was stopped in time");
 	drop_slow_table();
 }
 
@@ -208,8 +174,8 @@ Test(pg_tx, a_commit_that_was_not_sent_is_no_commit)
 	cr_expect(eq(ptr, (void *)pg_tx_error(tx)->cause, (void *)&left));
 	pg_rollback(tx);
 	cr_assert(pool_at_rest(t));
-	cr_expect(eq(i64, ask_number(t, count), 0));
-	drop_table();
+	cr_expect(eq(i64, scratch_rows(&s), 0));
+	scratch_drop(&s);
 }
 
 /* ---- Contexts ----------------------------------------------------------------------------------------- */
@@ -236,9 +202,9 @@ TEST_BOTH_WAYS(pg_tx, the_contexts_end_rolls_back_at_once_and_keeps_the_connecti
 	}
 	EXPECT_KIND(pg_tx_error(tx), "canceled");
 	pg_rollback(tx);
-	cr_expect(eq(i64, ask_number(t, count), 0));
+	cr_expect(eq(i64, scratch_rows(&s), 0));
 	cr_expect(eq(int, t->settled, 0));
-	drop_table();
+	scratch_drop(&s);
 }
 
 TEST_BOTH_WAYS(pg_tx, the_contexts_end_stops_a_statement_that_has_a_context_of_its_own)
@@ -273,9 +239,9 @@ TEST_BOTH_WAYS(pg_tx, the_end_of_a_statements_own_context_ends_the_transaction)
 	pg_rollback(tx);
 	cr_assert(settled_become(t, 1));
 	cr_expect(eq(int, t->kept, 1));
-	cr_expect(eq(i64, ask_number(t, count), 0));
+	cr_expect(eq(i64, scratch_rows(&s), 0));
 	cr_expect(eq(int, in_transactions(), 0));
-	drop_table();
+	scratch_drop(&s);
 }
 
 Test(pg_tx, a_stream_in_it_ends_with_it)
@@ -330,8 +296,8 @@ TEST_BOTH_WAYS(pg_tx, rows_closed_early_are_skipped_by_the_next_statement)
 	pg_rows_close(r);
 	cr_expect(pg_commit(tx));
 	pg_rollback(tx);
-	cr_expect(eq(i64, ask_number(t, count), 2));
-	drop_table();
+	cr_expect(eq(i64, scratch_rows(&s), 2));
+	scratch_drop(&s);
 }
 
 Test(pg_tx, a_statement_on_the_pool_cannot_leave_a_transaction_behind)
@@ -372,130 +338,4 @@ Test(pg_tx, out_of_memory_is_an_error_and_nothing_leaks)
 		if (!failed)
 			break;
 	}
-}
-
-/* ---- Pinned connections ------------------------------------------------------------------------------- */
-
-TEST_BOTH_WAYS(pg_tx, a_pinned_session_survives_a_cancelled_statement)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	int64_t pid = backend_of(session);
-	pg_rows_close(pg_exec(ctx_background(), session, "CREATE TEMP TABLE mine AS SELECT 42 AS answer",
-	                      PG_NO_PARAMS));
-	for (int i = 1; i <= 3; i++) {
-		ctx_auto *c = ctx_with_timeout(ctx_background(), 30 * CTX_MILLISECOND);
-		pg_rows *r = pg_exec(c, session, "SELECT pg_sleep(60)", PG_NO_PARAMS);
-		EXPECT_KIND(pg_rows_error(r), "deadline");
-		cr_expect(pg_rows_error(r)->settling);
-		pg_rows_close(r);
-		/* At once, while it is settling still, or after. */
-		if (i == 2)
-			cr_assert(settled_become(t, i));
-		r = pg_query_row(ctx_background(), session, "SELECT answer FROM mine", PG_NO_PARAMS);
-		int64_t answer = 0;
-		cr_expect(pg_rows_int64(r, 0, &answer));
-		cr_expect(eq(i64, answer, 42));
-		pg_rows_close(r);
-	}
-	cr_expect(eq(i64, backend_of(session), pid));
-	cr_expect_null(pg_conn_error(session));
-	pg_conn_release(session);
-	cr_expect(eq(sz, stats_of(t).idle, 1));
-}
-
-TEST_BOTH_WAYS(pg_tx, a_pinned_stream_that_was_stopped_leaves_the_session)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	int64_t pid = backend_of(session);
-	ctx_auto *c = ctx_with_cancel(ctx_background());
-	pg_rows *r = pg_query(c, session, "SELECT generate_series(1, 1000000000)", PG_NO_PARAMS);
-	ctx_cancel(c);
-	cr_expect_not(pg_rows_next(r));
-	EXPECT_KIND(pg_rows_error(r), "canceled");
-	pg_rows_close(r);
-	cr_expect(eq(i64, backend_of(session), pid));
-	pg_conn_release(session);
-}
-
-/*
- * A stream's context ended while its reader was elsewhere; its connection settled and was back in the session before the
- * reader came. The reader's next call took it for still in flight, and gave it away a second time: to the pool, which lent
- * it on with the session's locks and temporary tables, while the session waited for ever for its return.
- */
-TEST_BOTH_WAYS(pg_tx, a_pinned_stream_may_be_read_after_its_session_has_settled)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	int64_t pid = backend_of(session);
-	for (int i = 1; i <= 3; i++) {
-		ctx_auto *c = ctx_with_cancel(ctx_background());
-		pg_rows *r = pg_query(c, session, "SELECT generate_series(1, 1000000000)", PG_NO_PARAMS);
-		cr_expect(pg_rows_next(r));
-		ctx_cancel(c);
-		cr_assert(settled_become(t, i));
-		cr_expect_not(pg_rows_next(r));
-		EXPECT_KIND(pg_rows_error(r), "canceled");
-		cr_expect(eq(sz, stats_of(t).idle, 0), "it is the session's");
-		pg_rows_close(r);
-		ctx_auto *soon = ctx_with_timeout(ctx_background(), 10 * CTX_SECOND);
-		r = pg_query_row(soon, session, "SELECT pg_backend_pid()", PG_NO_PARAMS);
-		int64_t served_by = 0;
-		cr_expect(pg_rows_int64(r, 0, &served_by));
-		cr_expect(eq(i64, served_by, pid));
-		pg_rows_close(r);
-	}
-	pg_conn_release(session);
-	cr_expect(eq(sz, stats_of(t).idle, 1));
-}
-
-TEST_BOTH_WAYS(pg_tx, a_pinned_session_may_be_given_back_while_it_settles)
-{
-	for (int i = 1; i <= 20; i++) {
-		pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-		pg_rows_close(pg_exec(ctx_background(), session, "BEGIN", PG_NO_PARAMS));
-		ctx_auto *c = ctx_with_timeout(ctx_background(), CTX_MILLISECOND);
-		pg_rows_close(pg_exec(c, session, "SELECT pg_sleep(60)", PG_NO_PARAMS));
-		pg_conn_release(session);
-	}
-	cr_assert(pool_at_rest(t));
-	cr_expect(eq(int, in_transactions(), 0));
-	cr_expect(eq(u64, stats_of(t).settled_closed, 0));
-	cr_expect(le(u64, stats_of(t).connects, 2));
-}
-
-/* The rest that is skipped fails: the error was reported as the next statement's, which had run with success. */
-Test(pg_tx, an_error_in_rows_that_nobody_reads_is_not_the_next_statements)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	pg_rows_close(pg_query(ctx_background(), session,
-	                       "SELECT 100 / (5000 - i) FROM generate_series(1, 10000) i", PG_NO_PARAMS));
-	pg_rows *r = pg_exec(ctx_background(), session, "SELECT 1", PG_NO_PARAMS);
-	cr_expect_null(pg_rows_error(r));
-	pg_rows_close(r);
-	pg_conn_release(session);
-}
-
-Test(pg_tx, a_transaction_left_open_on_a_pinned_session_is_rolled_back)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	int64_t pid = backend_of(session);
-	pg_rows_close(pg_exec(ctx_background(), session, "BEGIN", PG_NO_PARAMS));
-	pg_conn_release(session);
-	cr_assert(pool_at_rest(t));
-	cr_expect(eq(int, in_transactions(), 0));
-	cr_expect(eq(i64, backend_of_pool(t), pid));
-}
-
-Test(pg_tx, a_pinned_session_tells_that_it_was_lost)
-{
-	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
-	pg_rows *r = pg_exec(ctx_background(), session, "SELECT pg_terminate_backend(pg_backend_pid())",
-	                     PG_NO_PARAMS);
-	EXPECT_KIND(pg_rows_error(r), "connection");
-	pg_rows_close(r);
-	r = pg_exec(ctx_background(), session, "SELECT 1", PG_NO_PARAMS);
-	EXPECT_KIND(pg_rows_error(r), "connection");
-	pg_rows_close(r);
-	EXPECT_KIND(pg_conn_error(session), "connection");
-	pg_conn_release(session);
-	must_exec(t, "SELECT 1");
 }
