@@ -110,6 +110,7 @@ static void drain_greeting(conn *c)
 
 static const protocol greeting = {
 	.bytes = greet,
+	.delivered = greet,
 	.hangup = close_greeting,
 	.half_close = greet,
 	.late = close_greeting,

@@ -25,8 +25,14 @@
  *	GREETING ────────────► (handshake) ──────────► OPEN (RUNNING) ─────────────► SENDING ───────────► closed
  *	    └── header_timeout, for both ──┘              inner's phases
  *
- * - Memory: GnuTLS holds one record either way; the bridge what inner had no room for of one record; the kernel
- *   PAIR_BUFFER each way. A side is not read while the other is full. Without traffic the bridge holds nothing.
+ * - Memory: GnuTLS holds one record either way; the bridge what inner had no room for of what one recv brought, and
+ *   of the record that ended in it; the kernel PAIR_BUFFER each way. A side is not read while the other is full.
+ *   Without traffic the bridge holds nothing.
+ * - The short way: a protocol with `take` (HTTP/2) is given the bytes themselves, and gives its own to bridge_send.
+ *   The pair is left with what happens, and with the bytes that inner did not want just then: as long as there are
+ *   some, all that follow go the same way. So neither order nor any end depends on the way.
+ * - The long way (HTTP/1.1) costs no wait: inner reads in the turn in which the bridge has written (`delivered`), and
+ *   the bridge in that in which inner has (bridges_look). What both may miss epoll tells.
  * - `blocked`: the client's socket is full and GnuTLS holds a record, or the close_notify, to be tried again.
  * - Outer is what the server counts, until it is closed. If inner outlives it, it is counted in its stead.
  * - Inner is never closed from here: it is told, and its protocol closes it. Outer is closed only from here.
@@ -35,35 +41,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "http_priv.h"
+#include "bridge_priv.h"
 #include "socket.h"
-#include "tls.h"
 
 enum {
 	BRIDGE_MAGIC = 0x62726964,
-	RECORD_MAX = 16 * 1024,  /* bytes of text in one */
-	RECORDS_MAX = 16,        /* of one connection in one event, so that the others get theirs */
 	PAIR_BUFFER = 32 * 1024, /* bytes the kernel may hold each way */
 };
-
-typedef struct bridge {
-	uint32_t magic;
-	conn *outer, *inner; /* inner: retained; NULL until the handshake is over */
-	tls_keys *keys;
-	gnutls_session_t session;
-	int pair; /* our end; -1 until the handshake is over */
-	uv_poll_t watch;
-	bool watched; /* watch is initialized */
-	int watching;
-	char *rest; /* malloc'd: what inner had no room for */
-	size_t rest_size, rest_given;
-	bool shaking;      /* the handshake has begun, and is not over */
-	bool blocked;      /* see above */
-	bool fin_seen;     /* of the client */
-	bool client_ended; /* nothing more is read from it */
-	bool server_ended; /* nothing more is read from inner */
-	bool inner_closed; /* nor will inner read */
-} bridge;
 
 static void on_outer(uv_poll_t *poll, int status, int events);
 static void on_pair(uv_poll_t *poll, int status, int events);
@@ -75,13 +59,25 @@ static void watch_closed(uv_handle_t *handle)
 	free(container_of(handle, bridge, watch));
 }
 
-/* Outer is closed; inner, if there is one and it does not know yet, is told that its client has left. */
-static void bridge_close(bridge *b)
+static void leave_busy(bridge *b)
+{
+	bridge **at = &b->outer->worker->bridges_busy;
+	if (!b->busy)
+		return;
+	while (*at != b)
+		at = &(*at)->next_busy;
+	*at = b->next_busy;
+	b->busy = false;
+}
+
+/* Inner, if there is one and it does not know yet, is told that its client has left. */
+void bridge_close(bridge *b)
 {
 	conn *outer = b->outer, *inner = b->inner;
 	int fd = outer->fd;
 	b->magic = 0;
 	outer->bridge = NULL;
+	leave_busy(b);
 	if (inner)
 		hangup_tell(inner); /* first: its requests are to know why their contexts end */
 	if (inner && inner->open) {
@@ -106,16 +102,10 @@ static void bridge_close(bridge *b)
 		conn_unref(inner);
 }
 
-/* What came is no TLS, or not any more: says so as well as it can. */
-static void bridge_fail(bridge *b, int error)
+void bridge_fail(bridge *b, int error)
 {
 	gnutls_alert_send_appropriate(b->session, error);
 	bridge_close(b);
-}
-
-static bool must_wait(ssize_t result)
-{
-	return result == GNUTLS_E_AGAIN || result == GNUTLS_E_INTERRUPTED;
 }
 
 /* ---- What it waits for ------------------------------------------------------------------------------- */
@@ -154,7 +144,7 @@ static void watch_for(uv_poll_t *poll, int *watching, int events, uv_poll_cb cal
 		uv_poll_stop(poll);
 }
 
-static void bridge_watch(bridge *b)
+void bridge_watch(bridge *b)
 {
 	/* Instead of hangup.c, which leaves a watch alone that it does not know. */
 	watch_for(&b->outer->watch, &b->outer->watching, outer_events(b), on_outer);
@@ -162,150 +152,9 @@ static void bridge_watch(bridge *b)
 		watch_for(&b->watch, &b->watching, pair_events(b), on_pair);
 }
 
-static bool half_close_is_waiting(const bridge *b)
+bool bridge_half_close_is_waiting(const bridge *b)
 {
 	return b->outer->worker->server->options.half_close_is_waiting;
-}
-
-/* ---- From the client --------------------------------------------------------------------------------- */
-
-static void drop_rest(bridge *b)
-{
-	free(b->rest);
-	b->rest = NULL;
-}
-
-/* Nothing that it sent and that has not been read yet matters any more. */
-static void client_left(bridge *b)
-{
-	b->client_ended = true;
-	drop_rest(b);
-	shutdown(b->pair, SHUT_WR);
-	hangup_tell(b->inner);
-}
-
-/* By a close_notify, after which it may still read. */
-static void client_ended(bridge *b)
-{
-	if (!half_close_is_waiting(b)) {
-		client_left(b);
-		return;
-	}
-	b->client_ended = true;
-	shutdown(b->pair, SHUT_WR);
-}
-
-/* As many bytes as inner has room for; -1: it does not read any more. */
-static ssize_t give(bridge *b, const char *data, size_t size)
-{
-	ssize_t given = send(b->pair, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (given < 0 && (errno == EAGAIN || errno == EINTR))
-		return 0;
-	return given;
-}
-
-/* False: out of memory. */
-static bool give_or_keep(bridge *b, const char *data, size_t size)
-{
-	ssize_t given = give(b, data, size);
-	if (given < 0 || (size_t)given == size)
-		return true;
-	b->rest_size = size - (size_t)given;
-	b->rest_given = 0;
-	b->rest = malloc(b->rest_size);
-	if (!b->rest)
-		return false;
-	memcpy(b->rest, data + given, b->rest_size);
-	return true;
-}
-
-static void give_rest(bridge *b)
-{
-	ssize_t given = give(b, b->rest + b->rest_given, b->rest_size - b->rest_given);
-	if (given >= 0)
-		b->rest_given += (size_t)given;
-	if (given < 0 || b->rest_given == b->rest_size)
-		drop_rest(b);
-}
-
-/*
- * Reads records while there are any and inner takes them. False: the session is broken, the bridge closed.
- * A client that wants to renegotiate (TLS 1.2) is not obliged, nor talked to any longer.
- */
-static bool pump_in(bridge *b)
-{
-	char record[RECORD_MAX];
-	for (int i = 0; i < RECORDS_MAX && !b->rest && !b->client_ended; i++) {
-		ssize_t got = gnutls_record_recv(b->session, record, sizeof(record));
-		if (must_wait(got))
-			return true;
-		if (got == 0) {
-			client_ended(b);
-		} else if (got == GNUTLS_E_REHANDSHAKE || (got < 0 && gnutls_error_is_fatal((int)got))) {
-			bridge_fail(b, (int)got);
-			return false;
-		} else if (got > 0 && !give_or_keep(b, record, (size_t)got)) {
-			bridge_close(b);
-			return false;
-		}
-		/* A short record is a message's last one: whether another follows is for epoll to say, which is asked anyway. */
-		if (got >= 0 && (size_t)got < sizeof(record))
-			break;
-	}
-	return true;
-}
-
-/* ---- To the client ----------------------------------------------------------------------------------- */
-
-/* False: the client cannot be written to, the bridge is closed. */
-static bool sent(bridge *b, ssize_t result)
-{
-	b->blocked = must_wait(result);
-	b->outer->outstanding = true;
-	if (result >= 0 || b->blocked)
-		return true;
-	bridge_close(b);
-	return false;
-}
-
-/* The server's side has ended and all of it is sent: so does ours. False: the bridge is closed. */
-static bool end_stream(bridge *b)
-{
-	b->server_ended = true;
-	if (!sent(b, gnutls_bye(b->session, GNUTLS_SHUT_WR)))
-		return false;
-	if (!b->blocked)
-		shutdown(b->outer->fd, SHUT_WR);
-	return true;
-}
-
-/* Takes what inner has written while the client takes it. False: the bridge is closed. */
-static bool pump_out(bridge *b)
-{
-	char record[RECORD_MAX];
-	size_t size = gnutls_record_get_max_size(b->session);
-	if (size > sizeof(record))
-		size = sizeof(record);
-	for (int i = 0; i < RECORDS_MAX && !b->blocked && !b->server_ended; i++) {
-		ssize_t got = recv(b->pair, record, size, MSG_DONTWAIT);
-		if (got < 0 && (errno == EAGAIN || errno == EINTR))
-			return true;
-		if (got <= 0) /* a reset is inner's close with bytes it had not read */
-			return end_stream(b);
-		if (!sent(b, gnutls_record_send(b->session, record, (size_t)got)))
-			return false;
-		if ((size_t)got < size) /* that was all */
-			break;
-	}
-	return true;
-}
-
-/* The socket has room again. False: the bridge is closed. */
-static bool go_on_sending(bridge *b)
-{
-	if (b->server_ended)
-		return end_stream(b);
-	return sent(b, gnutls_record_send(b->session, NULL, 0)) && pump_out(b);
 }
 
 /* ---- Events ------------------------------------------------------------------------------------------ */
@@ -322,7 +171,7 @@ static void inner_closed(bridge *b)
 {
 	b->inner_closed = true;
 	b->client_ended = true;
-	drop_rest(b);
+	bridge_drop_rest(b);
 	conn_enter(b->outer, CONN_SENDING);
 }
 
@@ -334,14 +183,34 @@ static void bridge_settle(bridge *b)
 		bridge_watch(b);
 }
 
+void bridge_look(conn *outer)
+{
+	bridge *b = outer->bridge;
+	if (!b || b->busy)
+		return;
+	b->busy = true;
+	b->next_busy = outer->worker->bridges_busy;
+	outer->worker->bridges_busy = b;
+}
+
+void bridges_look(worker *w)
+{
+	while (w->bridges_busy) {
+		bridge *b = checked(w->bridges_busy);
+		leave_busy(b);
+		if (bridge_pump_out(b))
+			bridge_settle(b);
+	}
+}
+
 static void on_pair(uv_poll_t *poll, int status, int events)
 {
 	bridge *b = checked(container_of(poll, bridge, watch));
 	if (status != 0)
 		b->watching = 0; /* libuv has stopped, at an error: inner closed with bytes it had not read */
 	if (b->rest && (events & UV_WRITABLE))
-		give_rest(b);
-	if ((status != 0 || (events & UV_READABLE)) && !b->blocked && !pump_out(b))
+		bridge_give_rest(b);
+	if ((status != 0 || (events & UV_READABLE)) && !b->blocked && !bridge_pump_out(b))
 		return;
 	if (!b->inner_closed && (status != 0 || (events & UV_PRIORITIZED)))
 		inner_closed(b);
@@ -354,17 +223,17 @@ static void on_outer(uv_poll_t *poll, int status, int events)
 {
 	bridge *b = checked(container_of(poll, conn, watch)->bridge);
 	b->fin_seen = b->fin_seen || (events & UV_DISCONNECT);
-	bool left = b->fin_seen && !b->client_ended && !half_close_is_waiting(b);
+	bool left = b->fin_seen && !b->client_ended && !bridge_half_close_is_waiting(b);
 	if (status != 0 || (events & UV_PRIORITIZED) || (left && !b->inner)) {
 		bridge_close(b);
 	} else if (!b->inner) {
 		shake_hands(b);
 	} else {
-		if ((events & UV_WRITABLE) && !go_on_sending(b))
+		if ((events & UV_WRITABLE) && !bridge_go_on_sending(b))
 			return;
 		if (left)
-			client_left(b);
-		else if ((events & (UV_READABLE | UV_DISCONNECT)) && !pump_in(b))
+			bridge_client_left(b);
+		else if ((events & (UV_READABLE | UV_DISCONNECT)) && !bridge_pump_in(b))
 			return;
 		bridge_settle(b);
 	}
@@ -428,12 +297,12 @@ static void shake_hands(bridge *b)
 	}
 	b->shaking = true;
 	int result = gnutls_handshake(b->session);
-	b->blocked = must_wait(result) && gnutls_record_get_direction(b->session) == 1;
+	b->blocked = bridge_must_wait(result) && gnutls_record_get_direction(b->session) == 1;
 	if (result == 0) {
 		b->shaking = false;
 		if (!open_inner(b))
 			bridge_close(b);
-		else if (pump_in(b)) /* GnuTLS may have read more than the handshake */
+		else if (bridge_pump_in(b)) /* GnuTLS may have read more than the handshake */
 			bridge_watch(b);
 	} else if (gnutls_error_is_fatal(result)) {
 		bridge_fail(b, result);
@@ -474,6 +343,7 @@ conn *bridge_accept(worker *w, int fd, const struct sockaddr *address, http_tls 
 	b->magic = BRIDGE_MAGIC;
 	b->pair = -1;
 	b->outer->bridge = b;
+	bridge_set_transport(b);
 	bridge_watch(b);
 	return b->outer;
 

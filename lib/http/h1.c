@@ -36,6 +36,13 @@ void h1_bytes(conn *c)
 		conn_enter(c, CONN_HEAD);
 }
 
+static void h1_delivered(conn *c)
+{
+	h1 *h = c->worker->h1;
+	h->want_run = true;
+	h->idle_runs = 0;
+}
+
 /*
  * A client has said all it will. MHD may have lost that, where it came together with the last bytes: so when it has
  * nothing left to read, a connection between two requests is ended, and of a request whose rest will never come MHD is
@@ -103,6 +110,8 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
 	*context = NULL;
 	conn *c = h1_conn_of(mhd);
 	c->worker->h1->idle_runs = 0;
+	if (c->outer)
+		bridge_look(c->outer);
 	conn_enter(c, CONN_IDLE);
 	let_go(request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK && request->h1_state == ANSWERED);
 	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
@@ -202,6 +211,7 @@ static void h1_late(conn *c)
 
 static const protocol h1_protocol = {
 	.bytes = h1_bytes,
+	.delivered = h1_delivered,
 	.hangup = h1_hangup,
 	.half_close = end_if_idle,
 	.late = h1_late,
@@ -273,6 +283,7 @@ static bool on_turn(loop_turn *turn)
 	h->idle_runs++;
 	MHD_run(h->daemon);
 	end_idle_ones(h);
+	bridges_look(h->worker);
 	int64_t timeout = mhd_timeout(h);
 	if (timeout == 0 && h->idle_runs < IDLE_RUNS_MAX)
 		h->want_run = true;

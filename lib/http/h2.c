@@ -11,6 +11,8 @@
  *	                                                            │
  *	                                                            └─► h2_close, when it is over
  *
+ * Behind a bridge both go past the socket, which is left with the ends: h2_take, bridge_send.
+ *
  * - A connection is closed at one place, in settle: outside of nghttp2's callbacks and of every fiber.
  * - More is fetched only when the socket has taken what was fetched before. So at most WRITE_SIZE bytes wait
  *   here for a slow client, the flow-control windows notwithstanding; the rest waits in the responses, whose
@@ -85,12 +87,25 @@ static void h2_read(h2 *h)
 	h2_touch(h);
 }
 
+/* The same for what comes past the socket. */
+static bool h2_take(conn *c, const char *data, size_t size)
+{
+	h2 *h = c->h2;
+	if (h->dead || h->eof || h->terminated || !(c->io & UV_READABLE))
+		return false;
+	h->dead = nghttp2_session_mem_recv(h->session, (const uint8_t *)data, size) < 0;
+	h2_touch(h);
+	return true;
+}
+
 /* ---- Writing ----------------------------------------------------------------------------------------- */
 
 /* False: the socket has failed. Else *sent is how much it took. */
 static bool send_some(const h2 *h, const char *data, size_t size, size_t *sent)
 {
-	ssize_t n = send(h->conn->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	const conn *c = h->conn;
+	ssize_t n = c->outer ? bridge_send(c->outer, data, size)
+	                     : send(c->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
 	h->conn->outstanding = true;
 	*sent = n > 0 ? (size_t)n : 0;
 	return n >= 0 || errno == EAGAIN || errno == EINTR;
@@ -203,7 +218,8 @@ static void settle(h2 *h)
 	set_phase(h);
 	bool reads =
 		!h->eof && (!h->waiting || nghttp2_session_get_outbound_queue_size(h->session) < QUEUE_MAX);
-	hangup_watch_io(c, (reads ? UV_READABLE : 0) | (h->waiting ? UV_WRITABLE : 0));
+	bool writes = h->waiting && !c->outer; /* a bridge calls */
+	hangup_watch_io(c, (reads ? UV_READABLE : 0) | (writes ? UV_WRITABLE : 0));
 }
 
 static bool on_turn(loop_turn *turn)
@@ -269,6 +285,12 @@ static void h2_bytes(conn *c)
 	h2_read(c->h2);
 }
 
+static void h2_delivered(conn *c)
+{
+	if (c->io & UV_READABLE)
+		h2_read(c->h2);
+}
+
 /* There is room in the socket, the client has left, or sends no more: settle sees to it. */
 static void h2_look(conn *c)
 {
@@ -310,6 +332,8 @@ static void h2_drain(conn *c)
 static const protocol h2_protocol = {
 	.bytes = h2_bytes,
 	.room = h2_look,
+	.take = h2_take,
+	.delivered = h2_delivered,
 	.hangup = h2_look,
 	.half_close = h2_look,
 	.late = h2_late,

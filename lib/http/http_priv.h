@@ -8,7 +8,7 @@
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
  *	pace.c      how slowly a client may take what it is sent
  *	context.c   their contexts, and what these know
- *	bridge.c    where TLS ends                                   tls.c: certificates
+ *	bridge*.c   where TLS ends                                   tls.c: certificates
  *	h1*.c       HTTP/1.1: libmicrohttpd in a worker's loop        h1_priv.h: what they share
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
  *	request.c   a request from its head to its end, whatever protocol brought it
@@ -335,8 +335,12 @@ enum {
 
 /* What a connection's protocol must react to. Each is called on the loop's own stack. */
 typedef struct protocol {
-	void (*bytes)(conn *c);      /* some have come: see hangup_watch_bytes, hangup_watch_io */
-	void (*room)(conn *c);       /* some can be written: see hangup_watch_io. May be NULL */
+	void (*bytes)(conn *c); /* some have come: see hangup_watch_bytes, hangup_watch_io */
+	void (*room)(conn *c);  /* some can be written: see hangup_watch_io. May be NULL */
+	/* Behind a bridge. Bytes come, past the socket. False: not now, they come by it. NULL: always by it. */
+	bool (*take)(conn *c, const char *data, size_t size);
+	/* They came by the socket, just now: epoll need not be asked. May be NULL. */
+	void (*delivered)(conn *c);
 	void (*hangup)(conn *c);     /* the client has left: c->gone is set. Called once */
 	void (*half_close)(conn *c); /* it sends no more, but may wait: c->half_closed is set. Once at most */
 	void (*late)(conn *c);       /* the phase has lasted too long */
@@ -523,6 +527,16 @@ http_tls *tls_ref(http_tls *tls);
 /* As conn_new, for a connection that begins with a handshake. */
 conn *bridge_accept(worker *w, int fd, const struct sockaddr *address, http_tls *tls);
 
+/*
+ * Sends to the client of an outer connection, past the bridge's socketpair, which must have nothing in that direction,
+ * now or later. How many bytes were taken: if not all, inner's `room` will be called. -1 with errno EPIPE: client gone.
+ */
+ssize_t bridge_send(conn *outer, const char *data, size_t size);
+
+/* Inner has written, or soon will have: has bridges_look read it, which the same turn ends with. */
+void bridge_look(conn *outer);
+void bridges_look(worker *w);
+
 /* ---- h1.c -------------------------------------------------------------------------------------------- */
 
 /* HTTP/1.1 on a worker's loop, before it runs. NULL with errno. */
@@ -556,6 +570,7 @@ struct worker {
 	h1 *h1;
 	loop_turn h2_turn; /* h2.c */
 	h2 *h2_busy;
+	bridge *bridges_busy;
 	ctx *base; /* parent of its requests' contexts */
 	acceptor *acceptors;
 	uv_timer_t accept_again; /* after the process ran out of file descriptors */
