@@ -64,6 +64,16 @@ h2_peer *h2_peer_connect(const http_peer_server *s)
 	return p;
 }
 
+h2_peer *h2_peer_connect_tls(const http_peer_server *s)
+{
+	tls_peer *tls = tls_peer_connect(s, &(tls_peer_options){.alpn = {"h2"}});
+	h2_peer *p = h2_peer_open(tls_peer_fd(tls));
+	p->tls = tls;
+	if (!h2_peer_preface(p))
+		die("h2_peer_preface");
+	return p;
+}
+
 h2_peer *h2_peer_dial(int port)
 {
 	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -81,7 +91,9 @@ h2_peer *h2_peer_dial(int port)
 
 void h2_peer_close(h2_peer *p)
 {
-	if (p->fd >= 0)
+	if (p->fd >= 0 && p->tls)
+		tls_peer_close(p->tls);
+	else if (p->fd >= 0)
 		close(p->fd);
 	nghttp2_hd_inflate_del(p->private->inflater);
 	for (size_t i = 0; i < STREAMS_MAX; i++) {
@@ -96,7 +108,7 @@ void h2_peer_close(h2_peer *p)
 
 bool h2_peer_bytes(h2_peer *p, const void *data, size_t size)
 {
-	return http_peer_send_bytes(p->fd, data, size);
+	return p->tls ? tls_peer_send_bytes(p->tls, data, size) : http_peer_send_bytes(p->fd, data, size);
 }
 
 static void put_number(uint8_t *to, uint32_t number)
@@ -220,9 +232,9 @@ bool h2_peer_begin(h2_peer *p, uint32_t stream, const char *method, const char *
 static bool read_all(h2_peer *p, uint8_t *to, size_t size)
 {
 	while (size > 0) {
-		ssize_t got = recv(p->fd, to, size, 0);
+		ssize_t got = p->tls ? tls_peer_receive(p->tls, to, size) : recv(p->fd, to, size, 0);
 		if (got <= 0) {
-			p->closed = got == 0 || errno == ECONNRESET;
+			p->closed = got == 0 || (p->tls ? got != GNUTLS_E_AGAIN : errno == ECONNRESET);
 			return false;
 		}
 		to += got;

@@ -1,6 +1,6 @@
 /*
  * An HTTP/2 client that can break every rule: it writes frames as told and keeps book of those that come. For
- * a server of http_peer.h, over a bare socket.
+ * a server of http_peer.h, over a bare socket or TLS.
  */
 #ifndef TESTS_H2_PEER_H
 #define TESTS_H2_PEER_H
@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "http_peer.h"
+#include "tls_peer.h"
 
 enum {
 	H2_DATA,
@@ -58,6 +59,7 @@ typedef struct h2_answer {
 
 typedef struct h2_peer {
 	int fd;
+	tls_peer *tls; /* whose socket it is; NULL: bare */
 	bool silent; /* no acknowledgement of SETTINGS and PING, no WINDOW_UPDATE: unset by h2_peer_connect */
 	bool closed; /* the other side has ended the connection */
 	int goaways; /* that came */
@@ -70,11 +72,13 @@ typedef struct h2_peer {
 
 /* Connects; sends the preface and empty SETTINGS. Aborts the test if that fails. h2_peer_close ends it. */
 h2_peer *h2_peer_connect(const http_peer_server *s);
+/* The same by TLS. */
+h2_peer *h2_peer_connect_tls(const http_peer_server *s);
 /* The same to 127.0.0.1:port. */
 h2_peer *h2_peer_dial(int port);
 /* The same on a socket that is connected, and is the peer's from now on; sends nothing. */
 h2_peer *h2_peer_open(int fd);
-/* Closes the socket if fd is not negative, and frees. */
+/* Closes the socket, or the session, if fd is not negative, and frees. */
 void h2_peer_close(h2_peer *p);
 
 /* Sends a frame as it is said to be. False: the other side is gone. */

@@ -152,15 +152,19 @@ bool tls_peer_send(tls_peer *p, const char *text)
 }
 
 /* GNUTLS_E_AGAIN is what it says after a session ticket, too. */
-static ssize_t receive(void *arg, char *data, size_t size)
+ssize_t tls_peer_receive(tls_peer *p, void *data, size_t size)
 {
-	tls_peer *p = arg;
 	int64_t until = now_ms() + (int64_t)PATIENCE * 1000 * support_patience();
 	ssize_t got;
 	do {
 		got = gnutls_record_recv(p->session, data, size);
 	} while (got < 0 && !gnutls_error_is_fatal((int)got) && now_ms() < until);
 	return got;
+}
+
+static ssize_t receive(void *arg, char *data, size_t size)
+{
+	return tls_peer_receive(arg, data, size);
 }
 
 http_peer_response tls_peer_read(tls_peer *p, bool to_head)
@@ -172,7 +176,7 @@ enum tls_end tls_peer_end(tls_peer *p)
 {
 	char piece[4096];
 	ssize_t got;
-	while ((got = receive(p, piece, sizeof(piece))) > 0)
+	while ((got = tls_peer_receive(p, piece, sizeof(piece))) > 0)
 		;
 	switch (got) {
 	case 0:

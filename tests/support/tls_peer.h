@@ -42,6 +42,9 @@ int tls_peer_serial(const tls_peer *p);
 bool tls_peer_send(tls_peer *p, const char *text);
 bool tls_peer_send_bytes(tls_peer *p, const void *data, size_t size);
 
+/* Some of what comes: how many bytes, 0 after close_notify, or GnuTLS's error. Waits a generous while. */
+ssize_t tls_peer_receive(tls_peer *p, void *data, size_t size);
+
 /* As http_peer_read. */
 http_peer_response tls_peer_read(tls_peer *p, bool to_head);
 

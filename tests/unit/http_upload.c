@@ -1,6 +1,6 @@
 /*
  * Bodies that the handler reads as they come: in order, no faster than it reads, and no longer than it is wanted.
- * Over HTTP/1.1; http_upload_h2.c has the same over HTTP/2.
+ * Over HTTP/1.1; http_upload_h2.c has the same over HTTP/2, http_upload_tls.c both by TLS.
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -15,68 +15,33 @@
 #include "support.h"
 #include "uploads.h"
 
-/* Sends a head, and with a size in it not -1 what delimits the body. */
 static int begin(http_peer_server *server, const char *path, long size, const char *fields)
 {
-	char head[512], framing[64] = "Transfer-Encoding: chunked\r\n";
 	int fd = http_peer_connect(server);
-	if (size >= 0)
-		snprintf(framing, sizeof(framing), "Content-Length: %ld\r\n", size);
-	snprintf(head, sizeof(head), "POST %s HTTP/1.1\r\nHost: h\r\n%s%s\r\n", path, framing, fields);
-	http_peer_send(fd, head);
+	send_head((wire){.fd = fd}, path, size, fields);
 	return fd;
 }
 
 static bool send_piece(int fd, size_t from, size_t size, bool chunked)
 {
-	char *data = malloc(size), line[32];
-	bool sent = true;
-	fill(data, size, from);
-	snprintf(line, sizeof(line), "%zx\r\n", size);
-	sent = (!chunked || http_peer_send(fd, line)) && http_peer_send_bytes(fd, data, size) &&
-	       (!chunked || http_peer_send(fd, "\r\n"));
-	free(data);
-	return sent;
+	return wire_send_piece((wire){.fd = fd}, from, size, chunked);
 }
 
 static void expect_answer(int fd, int status, const char *body)
 {
-	http_peer_response response = http_peer_read(fd, false);
-	cr_expect(eq(int, response.status, status));
-	if (body && response.status == status)
-		cr_expect(eq(str, response.body, (char *)body));
-	http_peer_clear(&response);
+	wire_expect_answer((wire){.fd = fd}, status, body);
 }
 
 static void expect_alive(int fd)
 {
-	http_peer_send(fd, "GET /none HTTP/1.1\r\nHost: h\r\n\r\n");
-	expect_answer(fd, 200, "");
+	wire_expect_alive((wire){.fd = fd});
 }
 
 /* ---- As it comes ------------------------------------------------------------------------------------- */
 
 Test(http_upload, pieces_are_read_as_they_come, .timeout = 60)
 {
-	http_peer_server *server = serve(NULL);
-	for (int chunked = 0; chunked < 2; chunked++) {
-		atomic_store(&seen.read, 0);
-		int fd = begin(server, "/read", chunked ? -1 : 300000, "");
-		for (size_t sent = 0; sent < 300000;) {
-			send_piece(fd, sent, 30000, chunked);
-			sent += 30000;
-			cr_assert(eventually(has_read, &sent, 10000), "of %zu bytes %zu are read", sent,
-			          seen.read);
-		}
-		if (chunked)
-			http_peer_send(fd, "0\r\n\r\n");
-		expect_answer(fd, 200, "300000");
-		cr_expect(not(seen.wrong));
-		if (!chunked)
-			expect_alive(fd);
-		close(fd);
-	}
-	http_peer_stop(server);
+	test_pieces_are_read_as_they_come(NULL);
 }
 
 /* Many small chunks in one segment: libmicrohttpd goes on with those it has read, suspended or not. */
@@ -108,45 +73,9 @@ Test(http_upload, chunks_that_come_together, .timeout = 60)
 	http_peer_stop(server);
 }
 
-/* Sends until the other side takes no more for a while: how many bytes. */
-static size_t send_until_full(int fd, size_t most)
-{
-	char data[16384];
-	size_t sent = 0;
-	fcntl(fd, F_SETFL, O_NONBLOCK);
-	while (sent < most) {
-		struct pollfd writable = {.fd = fd, .events = POLLOUT};
-		size_t size = most - sent < sizeof(data) ? most - sent : sizeof(data);
-		fill(data, size, sent);
-		if (poll(&writable, 1, 500) != 1)
-			break;
-		ssize_t n = send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-		cr_assert(gt(long, (long)n, 0));
-		sent += (size_t)n;
-	}
-	fcntl(fd, F_SETFL, 0);
-	return sent;
-}
-
 Test(http_upload, a_handler_that_does_not_read_holds_the_client_up, .timeout = 120)
 {
-	enum { SIZE = 64 << 20, KERNELS = 24 << 20 };
-	http_server_options options = {.idle_timeout = 100 * CTX_SECOND};
-	http_peer_server *server = serve(&options);
-	int fd = begin(server, "/told", SIZE, "");
-	size_t sent = send_until_full(fd, SIZE);
-	cr_assert(lt(sz, sent, KERNELS), "the server took %zu bytes that nobody has read", sent);
-	wait_event_set(&seen.go);
-	while (sent < SIZE) {
-		size_t size = SIZE - sent < 1 << 20 ? SIZE - sent : 1 << 20;
-		cr_assert(send_piece(fd, sent, size, false));
-		sent += size;
-	}
-	expect_answer(fd, 200, "67108864");
-	cr_expect(not(seen.wrong));
-	expect_alive(fd);
-	close(fd);
-	http_peer_stop(server);
+	test_a_handler_that_does_not_read_holds_the_client_up(NULL);
 }
 
 Test(http_upload, what_has_no_body_ends_at_once, .timeout = 60)
@@ -172,14 +101,6 @@ Test(http_upload, what_has_no_body_ends_at_once, .timeout = 60)
 }
 
 /* ---- Clients that leave, or stop --------------------------------------------------------------------- */
-
-static void expect_cancelled(int count)
-{
-	cr_assert(eventually_counts(&seen.done, count, 10000));
-	cr_expect(eq(int, seen.error, ECANCELED));
-	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
-	cr_expect(eq(int, seen.status, 499));
-}
 
 Test(http_upload, a_client_that_leaves_amid_the_body_cancels, .timeout = 60)
 {
