@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -64,8 +65,10 @@ int systemd_socket(const char *name)
 	return -1;
 }
 
+/* One whose queue is full is waited for: it kills services of which it does not hear that they are ready. */
 void systemd_notify(const char *state)
 {
+	static const struct timeval patience = {.tv_sec = 5};
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	size_t size = path ? strlen(path) : 0;
@@ -74,9 +77,10 @@ void systemd_notify(const char *state)
 	memcpy(un.sun_path, path, size);
 	if (*path == '@') /* not a file, but a name of the kernel's */
 		un.sun_path[0] = '\0';
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return;
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&un,
 	       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size));
 	close(fd);

@@ -395,6 +395,44 @@ Test(http_handover, the_service_manager_is_told, .timeout = 60)
 	}
 }
 
+/* As many as it takes from one sender: that has a limit of its own. */
+static int fill_from(int sender, const struct sockaddr_un *un, socklen_t size)
+{
+	int queued = 0;
+	while (sendto(sender, "other", 5, MSG_DONTWAIT, (const struct sockaddr *)un, size) == 5)
+		queued++;
+	return queued;
+}
+
+/* Its queue may be full at that moment, with others that start as well. */
+Test(http_handover, a_busy_service_manager_is_told_too, .timeout = 60)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+	                             (size_t)sprintf(un.sun_path + 1, "tether-busy-%d", getpid()));
+	char variable[128], said[64] = "";
+	snprintf(variable, sizeof(variable), "NOTIFY_SOCKET=@%s", un.sun_path + 1);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), others[8], queued = 0;
+	struct timeval patience = {.tv_sec = 20};
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	cr_assert(eq(int, bind(fd, (struct sockaddr *)&un, size), 0));
+	for (int i = 0; i < 8; i++) {
+		others[i] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		queued += fill_from(others[i], &un, size);
+	}
+	process *p = process_start((const char *const[]){support_built("examples/http_server"), NULL},
+	                           (const char *const[]){variable, NULL});
+	cr_expect(not(process_wait_for(p, "listening on", 300)), "it went on, with nothing said");
+	while (queued-- > 0)
+		cr_assert(eq(int, (int)recv(fd, said, sizeof(said), 0), 5));
+	expect_notice(fd, "READY=1");
+	cr_assert(process_wait_for(p, "listening on", 20000));
+	cr_expect(stop(p));
+	for (int i = 0; i < 8; i++)
+		close(others[i]);
+	close(fd);
+}
+
 /* ---- Going on for a while ---------------------------------------------------------------------------- */
 
 /* With a delay it accepts on, but no connection outlives its answer: by the time it stops there are none left. */
