@@ -27,9 +27,9 @@ typedef enum access_traced {
 typedef struct access_log {
 	metrics *metrics;
 	live *live;
-	atomic_int_least64_t
-		slow_ns;   /* queries that run longer are warned of; 0: none; may change meanwhile */
-	atomic_int traced; /* an access_traced; likewise */
+	/* These two may change meanwhile: queries that run longer are warned of, 0: none; an access_traced. */
+	atomic_int_least64_t slow_ns;
+	atomic_int traced;
 } access_log;
 
 bool access_begin(http_request *request, void *data);

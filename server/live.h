@@ -52,8 +52,7 @@ typedef struct live_request {
 	http_request *request;                /* NULL: over */
 	pthread_mutex_t mutex;                /* guards `stage`, `query`, `sql` and what follows here */
 	live_view view;
-	live_stage
-		struck; /* what it was at when its context ended; LIVE_STAGES: it has not, as far as known */
+	live_stage struck; /* what it was at when its context ended; LIVE_STAGES: not that we know */
 } live_request;
 
 /* The request begins: on its worker's loop. Fills in the entry. */

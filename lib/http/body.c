@@ -15,9 +15,8 @@
 
 #include "http_priv.h"
 
-enum {
-	BODY_WINDOW = 64 * 1024
-}; /* no less than a stream's initial window in HTTP/2, which body_push must take */
+/* No less than a stream's initial window in HTTP/2, which body_push must take. */
+enum { BODY_WINDOW = 64 * 1024 };
 
 size_t body_limit(const http_request *request)
 {

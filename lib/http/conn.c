@@ -23,8 +23,7 @@ enum {
 	TICK_MAX = 1000, /* milliseconds */
 	TICK_MIN = 10,
 	TICK_DRAINING = 50,
-	LAST_CALL_MS =
-		500, /* in a drain: for a client that was just accepted, or answered, to say what it wants */
+	LAST_CALL_MS = 500, /* in a drain: for a client just accepted, or answered, to say what it wants */
 };
 
 static const int64_t millisecond = CTX_MILLISECOND;

@@ -95,7 +95,7 @@ static struct MHD_Response *make_stream_head(void)
 	return head;
 }
 
-/* The request outlives MHD's use of the body: on_completed and on_closed come after the last byte. */
+/* The request outlives MHD's use of the body: on_completed and on_connection come after the last byte. */
 static struct MHD_Response *make_response(http_request *request)
 {
 	http_response *response = &request->response;

@@ -203,8 +203,10 @@ static bool is_over(const h2 *h)
 	return !nghttp2_session_want_read(h->session) || (h->eof && !h->streams);
 }
 
-/* After anything has happened: says what there is to say, and closes what is over. What nghttp2 calls meanwhile needs
- * no further look. */
+/*
+ * After anything has happened: says what there is to say, and closes what is over. What nghttp2 calls meanwhile needs
+ * no further look.
+ */
 static void settle(h2 *h)
 {
 	conn *c = h->conn;
@@ -305,8 +307,8 @@ static void h2_late(conn *c)
 		h2_terminate(h, NGHTTP2_SETTINGS_TIMEOUT);
 		break;
 	case CONN_IDLE:
-		say_last_goaway(
-			h); /* a request that meets it may be sent again, the client sees that by its number */
+		/* A request that meets it may be sent again: the client sees that by its number. */
+		say_last_goaway(h);
 		break;
 	default:
 		conn_reset(c);
@@ -352,8 +354,8 @@ static nghttp2_session *new_session(h2 *h)
 	if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0)
 		goto out;
 	h2_stream_callbacks(callbacks);
-	nghttp2_option_set_no_auto_window_update(option,
-	                                         1); /* a body's bytes are given room as they are taken */
+	/* A body's bytes are given room as they are taken. */
+	nghttp2_option_set_no_auto_window_update(option, 1);
 	if (nghttp2_session_server_new3(&session, callbacks, h, option, &memory) != 0)
 		session = NULL;
 out:

@@ -21,8 +21,7 @@ enum {
 	RESETS_PER_SECOND = 20,
 	OVERHEADS = 500, /* fewer than nghttp2 would let wait: it ends without a word */
 	OVERHEADS_PER_SECOND = 200,
-	PROGRESS_WORTH =
-		2, /* frames of the client's that a DATA frame of ours, or an answer's end, may bring about */
+	PROGRESS_WORTH = 2, /* frames of the client's that our DATA, or an answer's end, may bring about */
 };
 
 /* ---- Budgets ----------------------------------------------------------------------------------------- */

@@ -57,13 +57,13 @@ struct h2 {
 	h2_block *memory; /* the session's */
 	h2_stream *streams;
 	h2_stream *finished; /* answered to their end, with their last bytes not yet in the kernel */
-	size_t head_size,
-		head_fields; /* of the header block that comes, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+	/* Of the header block that comes, as SETTINGS_MAX_HEADER_LIST_SIZE counts. */
+	size_t head_size, head_fields;
 	budget resets, overheads; /* h2_limits.c */
 	uint64_t sent;            /* bytes of all answers' bodies */
 	pace pace;                /* in that */
-	int32_t uploads
-		[STREAMS_MAX]; /* of streams answered before their request's end; the older come first */
+	/* Streams answered before their request's end: the older come first, and upload_old are to be stopped. */
+	int32_t uploads[UPLOADS_MAX];
 	size_t upload_count, upload_old;
 	enum h2_end end;
 	uint64_t ending_ms; /* of uv_now: when its end was announced */

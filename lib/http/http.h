@@ -41,9 +41,8 @@ typedef struct http_tls http_tls;
 extern const ctx_error HTTP_CLIENT_DISCONNECTED; /* the connection closed, was reset, half-closed, or died */
 extern const ctx_error HTTP_STREAM_RESET;        /* HTTP/2: RST_STREAM for this request alone */
 extern const ctx_error HTTP_SERVER_SHUTDOWN;     /* the drain timeout passed, or http_server_abort */
-extern const ctx_error
-	HTTP_CONNECTION_CLOSED; /* of a connection's own context: it has ended, by neither of these */
-extern const ctx_error HTTP_REQUEST_FINISHED; /* the handler has returned, in good order */
+extern const ctx_error HTTP_REQUEST_FINISHED;    /* the handler has returned, in good order */
+extern const ctx_error HTTP_CONNECTION_CLOSED;   /* a connection's own context: it ended by none of these */
 
 /* ---- The server ------------------------------------------------------------------------------------- */
 
@@ -109,7 +108,10 @@ typedef struct http_server_options {
 	void *data;
 } http_server_options;
 
-/* options may be NULL; copied. The caller owns the server. NULL with errno ENOMEM. */
+/*
+ * Makes a server, to be told what to serve and where, by one thread at a time. options may be NULL for the defaults;
+ * copied. The caller owns it and frees it with http_server_free. NULL with errno ENOMEM. Go: http.Server.
+ */
 http_server *http_server_new(const http_server_options *options);
 
 /*
@@ -135,8 +137,9 @@ int http_handle_with(http_server *server, const char *pattern, const http_route_
  * Listens on "host:port", "[v6]:port", ":port" (all interfaces) or "unix:/path"; port 0 picks a free one. Or on a
  * socket handed over by the service manager (sd_listen_fds(3)): "systemd:" is the first, "systemd:name" the first of
  * that name, not taken by an earlier call. Call it again for a second address. Writes the address bound, with its real
- * port, to bound where that is not NULL. Before http_serve only; connections queue in the kernel from here on, where
- * the port is shared from http_serve on. 0, or -1 with errno (EADDRNOTAVAIL: no such socket was handed over).
+ * port, to bound where that is not NULL. Before http_serve only; blocks while a host's name is looked up. Connections
+ * queue in the kernel from here on, where the port is shared from http_serve on. 0, or -1 with errno (EADDRNOTAVAIL: no
+ * such socket was handed over).
  */
 int http_listen(http_server *server, const char *address, char *bound, size_t bound_size);
 
@@ -149,11 +152,11 @@ int http_listen(http_server *server, const char *address, char *bound, size_t bo
 int http_listen_tls(http_server *server, const char *address, http_tls *tls, char *bound, size_t bound_size);
 
 /*
- * Serves under c, whose values all contexts of connections and requests have (Go: Server.BaseContext). Until c is
- * done; then drains: stops accepting, closes idle connections, lets requests in flight
- * finish, and after the drain timeout cancels the rest with HTTP_SERVER_SHUTDOWN and waits for their handlers.
- * Blocks the calling thread, which must not run a loop; starts the workers and has joined them when it
- * returns. Once per server. 0, or -1 with errno when it could not start (nothing was served).
+ * Serves until c is done, then drains: stops accepting, closes idle connections, lets requests in flight finish, and
+ * after the drain timeout cancels the rest with HTTP_SERVER_SHUTDOWN and waits for their handlers. The contexts of
+ * connections and requests have the values of c (Go: Server.BaseContext), not its end. Blocks the calling thread, which
+ * must not run a loop; starts the workers and has joined them when it returns. Once per server. 0, or -1 with errno when
+ * it could not start (nothing was served). Go: Server.Serve, Shutdown.
  */
 int http_serve(http_server *server, ctx *c);
 
@@ -181,11 +184,12 @@ void http_server_stats_get(const http_server *server, http_server_stats *stats);
 /* ---- TLS --------------------------------------------------------------------------------------------- */
 
 typedef struct http_tls_options {
-	const char *
-		certificate; /* a PEM file: the server's certificate, and after it those that lead to its root */
-	const char *key;     /* a PEM file: its private key, without a password; NULL: in the same file */
-	const char *
-		client_ca; /* a PEM file: who may vouch for clients; NULL: clients are asked for no certificate */
+	/* PEM files. The server's certificate, and after it those that lead to its root. */
+	const char *certificate;
+	/* Its private key, without a password; NULL: in the same file. */
+	const char *key;
+	/* Who may vouch for clients; NULL: clients are asked for no certificate. */
+	const char *client_ca;
 	bool client_optional; /* one without a certificate is served too; one with a bad certificate never is */
 } http_tls_options;
 
@@ -240,10 +244,16 @@ const http_client_certificate *http_request_client_certificate(const http_reques
 const char *http_request_id(const http_request *request);
 const char *http_request_trace(const http_request *request);
 
-const char *http_path_value(const http_request *request, const char *name); /* decoded; NULL: no such name */
-const char *http_query_value(const http_request *request,
-                             const char *name); /* the first, decoded; NULL: absent */
-/* Any case; of several lines all values, with ", " in between (RFC 9110, 5.2), or "; " if they are cookies. NULL: absent. */
+/* What the path has in the place of the pattern's {name}, decoded; NULL: no such name. */
+const char *http_path_value(const http_request *request, const char *name);
+
+/* The first value of that name in the query, decoded; NULL: absent. */
+const char *http_query_value(const http_request *request, const char *name);
+
+/*
+ * The value of a header field, its name in any case; NULL: absent. Of several lines all values, with ", " in between
+ * (RFC 9110, 5.2), or "; " if they are cookies.
+ */
 const char *http_header(const http_request *request, const char *name);
 
 /*
@@ -261,11 +271,17 @@ const char *http_body(const http_request *request, size_t *size);
 
 /*
  * Reads up to size bytes of the body, in order: how many; 0 at its end. Where the route streams bodies, waits for what
- * has not come yet (the fiber parks), and what the handler does not read the client cannot send, past some 64 KiB. -1
- * with errno: the context is done (as of the wait_*() calls); EMSGSIZE: it is longer than allowed, ETIMEDOUT with a
- * context that is not done: the client stopped sending, EBADMSG: what follows it is malformed, ENOMEM; in these four just
- * return: whatever was answered becomes a 413, 408, 400 or 503. EPIPE: the answer has begun (http_write), from where on the body is thrown away: read
- * first what is wanted, as in Go over HTTP/1.1. EINVAL: size is 0. Handler's fiber only.
+ * has not come yet (the fiber parks), and what the handler does not read the client cannot send, past some 64 KiB.
+ * Handler's fiber only. -1 with errno:
+ *
+ *	the context's   it is done (as of the wait_*() calls)
+ *	EMSGSIZE        the body is longer than allowed; just return, whatever was answered becomes a 413
+ *	ETIMEDOUT       with a context that is not done: the client stopped sending; likewise, 408
+ *	EBADMSG         what follows the body is malformed; likewise, 400
+ *	ENOMEM          likewise, 503
+ *	EPIPE           the answer has begun (http_write), and what comes of the body from then on is thrown away: read
+ *	                first what is wanted, as in Go over HTTP/1.1
+ *	EINVAL          size is 0
  *
  * A client that expects "100-continue" is told to go on when a streaming handler first waits for the body; one that
  * answers without having read spares it the sending.

@@ -6,12 +6,13 @@
  *	accept.c    from a listening socket to a protocol
  *	admit.c     who is let in
  *	conn.c      connections and their time limits                hangup.c: notices that a client has left
- *	pace.c      how slowly a client may take what it is sent
+ *	pace.c      how slowly a client may take what it is sent     socket.c: what the kernel knows of that
+ *	linger.c    how an answer arrives though its request was not read
  *	context.c   their contexts, and what these know
  *	bridge*.c   where TLS ends                                   tls.c: certificates
  *	h1*.c       HTTP/1.1: libmicrohttpd in a worker's loop        h1_priv.h: what they share
  *	h2*.c       HTTP/2: nghttp2 in a worker's loop               h2_priv.h: what they share
- *	request.c   a request from its head to its end, whatever protocol brought it
+ *	request.c   a request from its head to its end, whatever protocol brought it; arena.c: its memory
  *	head.c      what its head says                               url.c: escapes, queries
  *	body.c      its body, whole or streamed
  *	validate.c  what is no request                              trace.c: what it is called in logs
@@ -509,8 +510,9 @@ void hangup_watch_bytes(conn *c);          /* also for bytes, once */
 void hangup_watch_no_bytes(conn *c);       /* any more */
 void hangup_watch_io(conn *c, int events); /* UV_READABLE, UV_WRITABLE, each time */
 void hangup_unwatch(conn *c);
-void hangup_tell(
-	conn *c); /* that its client has left, by someone who knows before the socket does. Idempotent */
+
+/* Tells it that its client has left, by someone who knows before the socket does. Idempotent. */
+void hangup_tell(conn *c);
 
 /* ---- linger.c ---------------------------------------------------------------------------------------- */
 
@@ -620,8 +622,9 @@ void worker_conn_closed(worker *w);
 
 void acceptors_open(worker *w);  /* before its loop runs, or on it */
 void acceptors_close(worker *w); /* on its loop, or when that does not run; idempotent */
-void acceptors_finish(
-	worker *w); /* on its loop, at a drain: takes what waits, then lets go of the listeners */
+
+/* On its loop, at a drain: takes what waits, then lets go of the listeners. */
+void acceptors_finish(worker *w);
 
 /* A connection made behind another: waits for its first bytes, which tell the protocol. NULL with errno. */
 conn *greet_behind(conn *outer, int fd, enum http_version agreed, http_client_certificate *certificate);

@@ -26,13 +26,13 @@ void response_free(http_response *response)
 	response->body = NULL;
 }
 
-/* Out of memory, or asked for what must not be sent: a bare 500 it will be. */
+/* Out of memory, or asked for what must not be sent. A bare 500 tells the program's author, who alone can mend it. */
 static void fail(http_response *response)
 {
 	response->broken = true;
 }
 
-/* Misuse that only a program's author can mend is said where they will see it: in the answer's status. */
+/* No longer once it is a bare 500, or its head has gone out. */
 static bool may_change(http_response *response)
 {
 	return !response->broken && !response->streaming;

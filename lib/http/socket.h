@@ -15,9 +15,10 @@ size_t socket_unread(int fd);
 /* Whether the peer has ever sent any. True where the kernel cannot tell. */
 bool socket_has_received(int fd);
 
-/* Of what was sent: bytes that the peer has not acknowledged yet (of a unix socket: memory they take), */
+/* Bytes sent that the peer has not acknowledged yet. Of a unix socket: the memory they take. */
 size_t socket_waiting(int fd);
-/* and those that it has. TCP only. */
+
+/* Bytes sent that it has. TCP only. */
 uint64_t socket_taken(int fd);
 
 /* TCP: how long what is under way when the socket is closed may wait for the peer to take some of it. */
