@@ -6,6 +6,7 @@
  *	signal thread      says that the drain has begun, and makes a second signal end it at once
  *	reload thread      reads the settings, the files they name and the certificate again at SIGHUP
  *	sampler thread     notes each second how the pool is, for /requests
+ *	memory thread      gives memory back when a crowd has gone
  *	first-look thread  waits for a database that was not there at the start, for the log
  */
 #include <errno.h>
@@ -29,6 +30,7 @@
 #include "database.h"
 #include "health.h"
 #include "log.h"
+#include "memory.h"
 #include "metrics.h"
 #include "openapi.h"
 
@@ -56,7 +58,7 @@ typedef struct app {
 	ctx *stop;               /* done at the first signal */
 	ctx *over;               /* done when the drain is over */
 	ctx *hangup;             /* done at SIGHUP */
-	pthread_t threads[5];
+	pthread_t threads[6];
 } app;
 
 /* ---- Opening: each says what is wrong, and how to mend it -------------------------------------------- */
@@ -251,6 +253,13 @@ static void *take_samples(void *arg)
 	return NULL;
 }
 
+static void *watch_memory(void *arg)
+{
+	app *a = arg;
+	memory_watch(a->over, a->server);
+	return NULL;
+}
+
 static void *watch_signals(void *arg)
 {
 	app *a = arg;
@@ -392,6 +401,7 @@ static int start_threads(app *a, int *started)
 		a->admin_server ? serve_admin : NULL,
 		a->admin_server ? take_samples : NULL,
 		watch_hangups,
+		watch_memory,
 	};
 	*started = 0;
 	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {

@@ -17,7 +17,7 @@
 #include "service.h"
 #include "support.h"
 
-enum { CROWD = 1000, POOL = 16, LIVEZ_MS = 20, LEFT_MS = 100, ATTEMPTS = 3 };
+enum { CROWD = 1000, POOL = 16, LIVEZ_MS = 20, LEFT_MS = 100, ATTEMPTS = 3, LEFT_BEHIND = 12 << 20 };
 
 /* Seconds, which a program under a sanitizer needs more of for a thousand to gather before the first has ended. */
 static int delay(void)
@@ -65,31 +65,10 @@ static void send_requests(const service *s, visitor visitors[], int from, int to
 	}
 }
 
-/* Has the pool make its connections, which takes long where the server's processes are slow to start. */
-static void warm_up(const service *s)
-{
-	for (int round = 0; round < 20 && service_metric(s, "db_pool_connects_total") < POOL; round++) {
-		client *clients[POOL];
-
-		for (int i = 0; i < POOL; i++) {
-			clients[i] = client_connect(s->port);
-			cr_assert(client_send_get(clients[i], "/albums?delay=500ms"));
-		}
-		for (int i = 0; i < POOL; i++) {
-			reply r = {0};
-
-			cr_assert(client_receive(clients[i], &r, 20000));
-			reply_free(&r);
-			client_close(clients[i]);
-		}
-	}
-	cr_assert(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", POOL, 20000));
-}
-
 /* The first sixteen run, the next sixteen are the first in the queue, the rest stand behind them. */
 static void gather(const service *s, visitor visitors[CROWD])
 {
-	warm_up(s);
+	cr_assert(service_fill_pool(s, POOL));
 	send_requests(s, visitors, 0, POOL);
 	cr_assert(service_runs(s, POOL, 20000));
 	send_requests(s, visitors, POOL, 2 * POOL);
@@ -222,6 +201,11 @@ Test(crowd, is_served_first_come_first_served, .timeout = 300)
 	cr_expect(service_metric_becomes(s, "http_open_connections", 0, 5000));
 	cr_expect(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", POOL, 5000));
 	cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), POOL));
+	if (support_patience() == 1)
+		cr_expect(
+			service_metric_falls(s, "process_resident_memory_bytes", before + LEFT_BEHIND, 20000),
+			"it keeps %.1f MiB",
+			(service_metric(s, "process_resident_memory_bytes") - before) / 1048576);
 	cr_expect(eq(int, service_stop(s), 0));
 }
 

@@ -29,9 +29,8 @@ enum {
 	LIMIT_MS = 20000,
 	SLACK_MS = 2500, /* limits are looked at once in an eighth of their time, at least once a second */
 	POOL = 4,
-	CLIENT_COSTS =
-		24 *
-		1024, /* bytes; the allocator keeps them for the next crowd, and does not need more then */
+	CLIENT_COSTS = 24 * 1024, /* bytes */
+	LEFT_BEHIND = 16 << 20,   /* of them, once they have gone */
 };
 
 static int limit_ms(void)
@@ -233,25 +232,6 @@ static void expect_cut_in_time(crowd *c, const service *s, int64_t all_there)
 	cr_expect(eq(int, late, 0), "were cut late");
 }
 
-/* Has the pool make its connections. */
-static void warm_up(const service *s)
-{
-	client *clients[POOL];
-
-	for (int i = 0; i < POOL; i++) {
-		clients[i] = client_connect(s->port);
-		cr_assert(client_send_get(clients[i], "/albums?delay=1s&limit=1"));
-	}
-	for (int i = 0; i < POOL; i++) {
-		reply r = {0};
-
-		cr_assert(client_receive(clients[i], &r, 20000));
-		reply_free(&r);
-		client_close(clients[i]);
-	}
-	cr_assert(service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", POOL, 20000));
-}
-
 static void allow_many_files(void)
 {
 	struct rlimit files;
@@ -295,7 +275,7 @@ Test(slow_clients, are_cut_and_nobody_notices, .timeout = 300)
 
 	allow_many_files();
 	s = start();
-	warm_up(s);
+	cr_assert(service_fill_pool(s, POOL));
 	files = (struct files){service_pid(s), files_of(service_pid(s))};
 	memory[0] = service_metric(s, "process_resident_memory_bytes");
 	for (int round = 0; round < rounds; round++) {
@@ -324,6 +304,11 @@ Test(slow_clients, are_cut_and_nobody_notices, .timeout = 300)
 	/* Below a millisecond it is this machine's other work that is measured. */
 	if (support_patience() == 1)
 		cr_expect(loaded <= 2 * quiet + 1, "a p99 of %.2f ms instead of %.2f ms", loaded, quiet);
+	if (support_patience() == 1)
+		cr_expect(service_metric_falls(s, "process_resident_memory_bytes", memory[0] + LEFT_BEHIND,
+		                               20000),
+		          "it keeps %.1f MiB",
+		          (service_metric(s, "process_resident_memory_bytes") - memory[0]) / 1048576);
 	cr_expect(eventually(has_files, &files, 5000), "%d files instead of %d", files_of(files.pid),
 	          files.count);
 	cr_expect(eq(int, service_stop(s), 0));

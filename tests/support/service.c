@@ -158,6 +158,47 @@ bool service_metric_becomes(const service *s, const char *name, double value, in
 	return eventually(metric_is, &(struct expected_metric){s, name, value}, timeout_ms);
 }
 
+static bool metric_is_below(void *arg)
+{
+	struct expected_metric *e = arg;
+
+	return service_metric(e->s, e->name) < e->value;
+}
+
+bool service_metric_falls(const service *s, const char *name, double value, int timeout_ms)
+{
+	return eventually(metric_is_below, &(struct expected_metric){s, name, value}, timeout_ms);
+}
+
+/* Asks for so many slow pages at once. Whether all came. */
+static bool ask_at_once(const service *s, int count)
+{
+	client **clients = calloc((size_t)count, sizeof(client *));
+	bool answered = clients;
+
+	for (int i = 0; answered && i < count; i++) {
+		clients[i] = client_connect(s->port);
+		answered = clients[i] && client_send_get(clients[i], "/albums?delay=500ms&limit=1");
+	}
+	for (int i = 0; clients && i < count; i++) {
+		reply r = {0};
+
+		answered = answered && client_receive(clients[i], &r, START_TIMEOUT_MS);
+		reply_free(&r);
+		client_close(clients[i]);
+	}
+	free(clients);
+	return answered;
+}
+
+bool service_fill_pool(const service *s, int size)
+{
+	for (int round = 0; round < 20 && service_metric(s, "db_pool_connects_total") < size; round++)
+		if (!ask_at_once(s, size))
+			return false;
+	return service_metric_becomes(s, "db_pool_connections{state=\"idle\"}", size, START_TIMEOUT_MS);
+}
+
 /* ---- The log ---------------------------------------------------------------------------------------- */
 
 /* Calls visit for each line of the log that is JSON, until it returns false. */

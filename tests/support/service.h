@@ -60,6 +60,15 @@ double service_metric(const service *s, const char *name);
 /* Waits until it says that. */
 bool service_metric_becomes(const service *s, const char *name, double value, int timeout_ms);
 
+/* Waits until it says less. */
+bool service_metric_falls(const service *s, const char *name, double value, int timeout_ms);
+
+/*
+ * Has a pool of that size make all its connections, which takes long where the server's processes are slow to start.
+ * Whether they are there, and idle.
+ */
+bool service_fill_pool(const service *s, int size);
+
 /* The line of the log about the request for that target, waited for; NULL if none comes. The caller decrefs it. */
 json_t *service_log(const service *s, const char *target, int timeout_ms);
 
