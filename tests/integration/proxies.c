@@ -121,7 +121,7 @@ Test(proxies, haproxy_passes_it_on_over_http2_and_tls, .timeout = 120)
 	expect_left_either_way(HAPROXY_H2);
 }
 
-/* What the README says of the settings is so: without them the query goes on when the client has left. */
+/* What server/README.md says of the settings is so: without them the query goes on when the client has left. */
 static void expect_kept_going(int which)
 {
 	service *s;

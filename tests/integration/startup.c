@@ -84,13 +84,13 @@ Test(startup, help_and_version, .timeout = 60)
 	free(output);
 }
 
-/* Every flag is in the README's table, and every flag of the table is one. */
+/* Every flag is in the table of server/README.md, and every flag of the table is one. */
 Test(startup, readme_names_every_flag, .timeout = 60)
 {
 	int status, flags = 0;
 	char *output = run(LIST("--help"), NULL, &status), *rest = output, *line;
 	char readme[64 << 10], name[64];
-	FILE *file = fopen(support_source("README.md"), "re");
+	FILE *file = fopen(support_source("server/README.md"), "re");
 
 	cr_assert_not_null(file);
 	readme[fread(readme, 1, sizeof readme - 1, file)] = '\0';

@@ -1,6 +1,6 @@
 /*
  * nginx and HAProxy between a test's clients and a server on 127.0.0.1, each with a configuration of its own, as the
- * user that runs the tests. The settings that a cancellation needs are in them; see the README.
+ * user that runs the tests. The settings that a cancellation needs are in them; see server/README.md.
  */
 #ifndef TESTS_PROXY_H
 #define TESTS_PROXY_H
