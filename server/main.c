@@ -1,5 +1,15 @@
 /*
- * albumd: start-up, wiring, signals.
+ * main: start-up, wiring, signals of albumd. What its other files are for:
+ *
+ *	config, setting, parse              what it is told            complain: when it cannot do that
+ *	albums, album                       the resource, and one      handler: what its handlers begin with
+ *	album_get, album_list, album_write  its handlers               answer, reason: what they answer, and why
+ *	accept, auth, etag                  what requests ask for, by whom, and on what condition
+ *	access, log, metrics                what is told of requests   live, live_json, requests: of those alive
+ *	admin, health, database             how it is doing            openapi: what it says of itself
+ *	json, text                          writing
+ *
+ * Its threads:
  *
  *	main thread        serves albums (http_serve), drains, then takes everything down
  *	admin thread       serves the admin listener until the albums' drain is over

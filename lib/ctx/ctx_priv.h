@@ -1,5 +1,14 @@
 /*
- * What the files of lib/ctx share: the shape of a context, its lock and lists.
+ * What the files of lib/ctx share: the shape of a context, its lock and lists. The files:
+ *
+ *	ctx.c       the tree: references, joining it, ending, asking
+ *	derive.c    WithCancel, WithDeadline, WithoutCancel         value.c: WithValue
+ *	signals.c   contexts that signals cancel
+ *	hook.c      being told of the end: hooks, ctx_wait, the descriptor
+ *	after.c     functions that run after it, on threads of the library
+ *	deadline.c  timers, and the thread that lets them go off
+ *	string.c    a context as Go describes it
+ *	sync.c      the lock, and the library's threads: their start and their end
  *
  * Contexts of all kinds begin with a struct ctx. Those that have an end of
  * their own (cancel, deadline, signals) go on as a struct ctx_node. Every

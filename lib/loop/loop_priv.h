@@ -1,6 +1,13 @@
 /*
- * What the files of this layer share. Each struct is owned by the file named with it; the others reach
- * inside only where a comment says so.
+ * What the files of this layer share:
+ *
+ *	loop.c     a libuv loop and its turns: tasks, fibers, hooks, beginning and end
+ *	fiber.c    stacks, and the switch between them
+ *	wait.c     wait_event, and the waits that are one underneath: for a context, for time, for a blocking call
+ *	wait_fd.c  for a file
+ *	waitq.c    in a queue
+ *
+ * Each struct is owned by the file named with it; the others reach inside only where a comment says so.
  */
 #ifndef TETHER_LOOP_PRIV_H
 #define TETHER_LOOP_PRIV_H

@@ -1,5 +1,15 @@
 /*
- * What the files of this layer share: the pool, its connections, and who owns them when.
+ * What the files of this layer share: the pool, its connections, and who owns them when. The files:
+ *
+ *	pool.c       who gets a connection                         upkeep.c: how many there are
+ *	conn.c       a connection: made, watched, closed           reach.c: one PQconnectdb, over all hosts
+ *	query.c      one exchange: send, wait, read                statement.c: prepared once; tags.c: and whose it is
+ *	stream.c     what a statement holds until its end          lease.c: and who may take it away
+ *	rows.c       its rows; value.c: as C types                 copy.c: rows in bulk
+ *	session.c    a connection for more than one statement      tx.c: a transaction; listen.c: notifications
+ *	settle.c     from a cancelled query to a clean connection  cancel.c: how PostgreSQL is told
+ *	errand.c     libpq calls that block                        home.c: which loop watches a connection's socket
+ *	error.c      what went wrong, by where it came from
  */
 #ifndef TETHER_PG_PRIV_H
 #define TETHER_PG_PRIV_H
