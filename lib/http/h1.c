@@ -97,7 +97,21 @@ static void let_go(http_request *request, bool sent)
 	conn *c = request->conn;
 	if (c->request == request)
 		c->request = NULL;
+	h1_head_over(request);
 	request_detach(request, sent);
+}
+
+/* MHD has answered by itself, amid the body: chunks that are none. */
+static void note_refusal(http_request *request)
+{
+	const union MHD_ConnectionInfo *info =
+		request->h1_state == READING_BODY
+			? MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_HTTP_STATUS)
+			: NULL;
+	if (!info)
+		return;
+	request->response.status = (int)info->http_status;
+	request->told = true;
 }
 
 static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
@@ -113,6 +127,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
 	if (c->outer)
 		bridge_look(c->outer);
 	conn_enter(c, CONN_IDLE);
+	note_refusal(request);
 	let_go(request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK && request->h1_state == ANSWERED);
 	/* Nothing more will be answered here. MHD may have lost the end of the stream that came with the request. */
 	if (c->gone)
@@ -304,21 +319,31 @@ size_t h1_pool_size(const http_server *server)
 	return head ? 2 * (head + fields * FIELD_COST) + ANSWER_HEAD_MAX : POOL_DEFAULT;
 }
 
+/*
+ * Strict, MHD before 1.0 closes without a word, or sends the head of its answer twice, where there is a space too many
+ * or no Host; that is all it does, and we do it better. From 1.0 on it can tell what we cannot see any more.
+ */
+static int strictness(void)
+{
+	return h1_is_lenient() ? 0 : 1;
+}
+
 static struct MHD_Daemon *start_mhd(h1 *h)
 {
 	const http_server_options *options = &h->worker->server->options;
-	unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
+	unsigned flags =
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
 #if MHD_VERSION >= 0x00097707
 	flags |= MHD_USE_NO_THREAD_SAFETY; /* one thread: resuming needs no lock and no wake-up */
 #endif
-	return MHD_start_daemon(flags, 0, NULL, NULL, h1_on_request, NULL, MHD_OPTION_NOTIFY_CONNECTION,
-	                        on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-	                        MHD_OPTION_URI_LOG_CALLBACK, h1_on_target, h, MHD_OPTION_UNESCAPE_CALLBACK,
-	                        leave_escaped, h, MHD_OPTION_CONNECTION_LIMIT,
-	                        (unsigned)options->connections + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-	                        h1_pool_size(h->worker->server), MHD_OPTION_CONNECTION_TIMEOUT,
-	                        (unsigned)(options->idle_timeout / CTX_SECOND) + IDLE_SLACK,
-	                        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+	return MHD_start_daemon(
+		flags, 0, NULL, NULL, h1_on_request, NULL, MHD_OPTION_EXTERNAL_LOGGER, h1_on_log, h,
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+		MHD_OPTION_URI_LOG_CALLBACK, h1_on_target, h, MHD_OPTION_UNESCAPE_CALLBACK, leave_escaped, h,
+		MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections + 1,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, h1_pool_size(h->worker->server),
+		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(options->idle_timeout / CTX_SECOND) + IDLE_SLACK,
+		MHD_OPTION_STRICT_FOR_CLIENT, strictness(), MHD_OPTION_END);
 }
 
 h1 *h1_new(worker *w)

@@ -20,8 +20,11 @@ struct fields {
  * Before its release 1.0 MHD takes bare LFs, folded lines, stray spaces and NULs, and does not tell: a line
  * comes out as its name and value. But both are still where they were read, in one piece of memory, in which
  * MHD has put NULs for the colon and for the line's end. So a line that was more than name, colon, optional
- * white space, value, CR and LF is one whose successor is not where it should be. (What cannot be told is whether
- * a NUL was a NUL before: a line that begins with one passes for an empty line.)
+ * white space, value, CR and LF is one whose successor is not where it should be.
+ *
+ * What cannot be told is what a NUL was before. "\0\n" passes for a line's end; and as MHD takes for the empty
+ * line one that begins with a NUL or a colon, so do "\0\n" and ":\n" for the end of the head, or "\n\0\r\n" and
+ * "\n:\r\n" for its last four bytes. No one in front of us who is strict passes any of these on.
  *
  * Of what stood between two chunks, or in a trailer, nothing is left to be seen. But it can do harm only where
  * another request follows, begun by us elsewhere than by a stricter reader in front: so behind a chunked body
@@ -50,6 +53,7 @@ static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *
 	struct fields *fields = arg;
 	(void)kind;
 	fields->count++;
+	fields->request->last_name = name;
 	check_place(fields, name, name_size, value, value_size);
 	while (value && value_size > 0 && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
 		value_size--;
@@ -58,11 +62,17 @@ static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind, const char *
 	return fields->out_of_memory ? MHD_NO : MHD_YES;
 }
 
+/*
+ * A trailer, or what MHD takes for one: before its release 1.0 it lists the head's last field again, if the first line
+ * behind the body has come in pieces.
+ */
 static enum MHD_Result on_trailer(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
                                   const char *value, size_t value_size)
 {
 	struct fields *fields = arg;
 	(void)kind;
+	if (name == fields->request->last_name)
+		return MHD_YES;
 	if (fields->count++ == 0)
 		fields->at = name; /* where the body ended nobody tells */
 	check_place(fields, name, name_size, value, value_size);
@@ -83,7 +93,13 @@ static size_t room_for_answer(const http_request *request, size_t head_size)
 	return used < pool ? pool - used : 0;
 }
 
-/* Takes the fields over. False: out of memory. */
+bool h1_copy_fields(http_request *request)
+{
+	struct fields fields = {.request = request};
+	MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, on_field, &fields);
+	return !fields.out_of_memory;
+}
+
 bool h1_take_fields(http_request *request, const char *method, const char *version)
 {
 	const char *target = method + strlen(method) + 1;

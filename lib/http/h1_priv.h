@@ -9,6 +9,7 @@
 #define TETHER_HTTP_H1_PRIV_H
 
 #include <microhttpd.h>
+#include <stdarg.h>
 
 #include "http_priv.h"
 
@@ -43,8 +44,9 @@ enum {
 struct h1 {
 	worker *worker;
 	struct MHD_Daemon *daemon;
-	conn *accepting; /* handed to MHD_add_connection right now */
-	conn *ending;    /* those to be closed after this MHD_run, unless it has found a request */
+	conn *accepting;       /* handed to MHD_add_connection right now */
+	conn *ending;          /* those to be closed after this MHD_run, unless it has found a request */
+	http_request *reading; /* those whose first line has come, and not all of the head */
 	bool want_run;
 	unsigned idle_runs; /* MHD_run calls since there was an event or a callback */
 	uv_poll_t poll;     /* of MHD's epoll descriptor */
@@ -67,6 +69,12 @@ void *h1_on_target(void *arg, const char *target, struct MHD_Connection *mhd);
 enum MHD_Result h1_on_request(void *arg, struct MHD_Connection *mhd, const char *url, const char *method,
                               const char *version, const char *data, size_t *size, void **context);
 
+/* And for what it has to say, in words. */
+void h1_on_log(void *arg, const char *format, va_list values);
+
+/* The request leaves the list of those whose head is not whole. Idempotent. */
+void h1_head_over(http_request *request);
+
 /* Has MHD go on with a request whose connection is suspended, if it is. */
 void h1_resume(http_request *request);
 
@@ -75,7 +83,10 @@ void h1_resume(http_request *request);
 /* Whether this MHD takes for well-formed what is not. */
 bool h1_is_lenient(void);
 
-/* Takes the head's fields over, and refuses what they must not be. False: out of memory. */
+/* Takes the head's fields over as they are. False: out of memory. */
+bool h1_copy_fields(http_request *request);
+
+/* The same, and refuses what they must not be. */
 bool h1_take_fields(http_request *request, const char *method, const char *version);
 
 /* Whether the fields behind a chunked body may be there. They are dropped (RFC 9110, 6.5.1). */

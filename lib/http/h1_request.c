@@ -195,6 +195,26 @@ static const transport h1_transport = {.answer = h1_answer, .wake = h1_resume, .
 
 /* ---- MHD's callbacks for a request -------------------------------------------------------------------- */
 
+static void head_begins(http_request *request)
+{
+	http_request **first = &request->conn->worker->h1->reading;
+	request->reading_next = *first;
+	if (*first)
+		(*first)->reading_at = &request->reading_next;
+	*first = request;
+	request->reading_at = first;
+}
+
+void h1_head_over(http_request *request)
+{
+	if (!request->reading_at)
+		return;
+	*request->reading_at = request->reading_next;
+	if (request->reading_next)
+		request->reading_next->reading_at = request->reading_at;
+	request->reading_at = NULL;
+}
+
 /* The first line has come. What is returned becomes the client context; NULL: out of memory. */
 void *h1_on_target(void *arg, const char *target, struct MHD_Connection *mhd)
 {
@@ -206,6 +226,7 @@ void *h1_on_target(void *arg, const char *target, struct MHD_Connection *mhd)
 		request->h1_state = READING_HEAD;
 		request->raw_target = target;
 		c->request = request;
+		head_begins(request);
 		h1_bytes(c);
 	}
 	return request;
@@ -223,6 +244,47 @@ static bool body_follows(http_request *request)
 		return size > 0;
 	}
 	return http_header(request, "Transfer-Encoding");
+}
+
+/* What a version that MHD has let pass means. RFC 9110, 2.5: a later minor one is no other than 1.1. */
+static enum http_version spoken_by(const char *version)
+{
+	return strcmp(version, "HTTP/1.0") == 0 ? HTTP_1_0 : HTTP_1_1;
+}
+
+/*
+ * MHD refuses some heads by itself, and before its release 1.0 sends the head of its answer twice. Just before, it
+ * writes into its log. A head that is whole there, and that we have not been told of, is the one: MHD works at one at
+ * a time. The client gets an answer of ours, and MHD a socket that takes none.
+ *
+ * Which connection it is about where it complains of less than a whole head, or of a chunk, nobody tells.
+ */
+static void refuse_head(http_request *request)
+{
+	conn *c = request->conn;
+	h1_head_over(request);
+	request->h1_state = DROPPED;
+	if (!h1_copy_fields(request))
+		return;
+	const char *version = request->raw_target + strlen(request->target) + 1;
+	validate_fields(request, spoken_by(version));
+	body_follows(request);
+	/* Else what is wrong with it we do not see: white space behind a length, or no memory to copy the cookies. */
+	request_refuse(request, http_header(request, "Content-Length") ? 400 : 431, NULL);
+	answer_bare_with(c->fd, &request->response);
+	c->unread = true;
+	shutdown(c->fd, SHUT_WR);
+}
+
+void h1_on_log(void *arg, const char *format, va_list values)
+{
+	const h1 *h = arg;
+	(void)format, (void)values;
+	for (http_request *request = h->reading; request; request = request->reading_next)
+		if (MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)) {
+			refuse_head(request);
+			return;
+		}
 }
 
 /*
@@ -246,10 +308,11 @@ static void stream_body(http_request *request)
 
 static enum MHD_Result head_is_whole(http_request *request, const char *method, const char *version)
 {
-	enum http_version spoken = strcmp(version, "HTTP/1.0") == 0 ? HTTP_1_0 : HTTP_1_1;
+	enum http_version spoken = spoken_by(version);
 	if (!h1_take_fields(request, method, version) || !request_begin(request, method, spoken))
 		return MHD_NO;
 	request->h1_state = READING_BODY;
+	h1_head_over(request);
 	conn_enter(request->conn, CONN_BODY);
 	request->until_close = spoken == HTTP_1_0;
 	if (request->conn->gone)

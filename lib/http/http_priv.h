@@ -209,6 +209,7 @@ const char *status_title(int status); /* "Not Found" */
 /* Says on a plain connection, past its protocol, why it is about to be closed. Does not block. */
 void answer_bare(int fd, int status);
 void answer_bare_why(int fd, int status, const char *detail); /* plain words: not escaped */
+void answer_bare_with(int fd, const http_response *response); /* its status and body, which is a problem */
 
 /* ---- request.c --------------------------------------------------------------------------------------- */
 
@@ -264,7 +265,9 @@ struct http_request {
 
 	/* h1.c's own. */
 	struct MHD_Connection *mhd;
-	const char *raw_target; /* where MHD has it */
+	const char *raw_target;                   /* where MHD has it */
+	const char *last_name;                    /* and the name of the head's last field */
+	http_request *reading_next, **reading_at; /* on the list of those whose head is not whole */
 	int h1_state;
 	size_t answer_room; /* bytes that MHD has left for the answer's head */
 	bool suspended;     /* MHD has the connection on its list of suspended ones */
@@ -490,6 +493,8 @@ enum { TARGET_MAX = 8000 }; /* bytes of a target: RFC 9110, 4.1 */
 
 /* Refuses, and closes, where a head is not exactly one. */
 void validate_head(http_request *request, enum http_version version);
+void validate_fields(http_request *request,
+                     enum http_version version); /* the part of it that is about them */
 
 /* Whether a field may stand behind a body: it must say nothing of how the message is to be read. */
 bool is_trailer(const char *name, size_t name_size, const char *value, size_t value_size);

@@ -237,19 +237,32 @@ void answer_bare(int fd, int status)
 	answer_bare_why(fd, status, NULL);
 }
 
+static void send_bare(int fd, int status, const char *body, size_t body_size)
+{
+	char head[256];
+	int size =
+		snprintf(head, sizeof(head),
+	                 "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
+	                 "%sConnection: close\r\n\r\n",
+	                 status, status_title(status), body_size, status == 503 ? "Retry-After: 1\r\n" : "");
+	struct iovec parts[] = {{head, (size_t)size}, {(char *)body, body_size}};
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+	sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void answer_bare_why(int fd, int status, const char *detail)
 {
-	char body[256], text[512];
-	const char *title = status_title(status);
-	int body_size = snprintf(
-		body, sizeof(body), "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d%s%s%s}", title,
-		status, detail ? ",\"detail\":\"" : "", detail ? detail : "", detail ? "\"" : "");
-	int size =
-		snprintf(text, sizeof(text),
-	                 "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
-	                 "%sConnection: close\r\n\r\n%s",
-	                 status, title, body_size, status == 503 ? "Retry-After: 1\r\n" : "", body);
-	send(fd, text, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	char body[256];
+	int size = snprintf(body, sizeof(body),
+	                    "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d%s%s%s}",
+	                    status_title(status), status, detail ? ",\"detail\":\"" : "",
+	                    detail ? detail : "", detail ? "\"" : "");
+	send_bare(fd, status, body, (size_t)size);
+}
+
+void answer_bare_with(int fd, const http_response *response)
+{
+	send_bare(fd, response->status, response->body, response->body_size);
 }
 
 void response_error(http_response *response, int status, const char *detail)

@@ -135,6 +135,13 @@ static void check_expectation(http_request *request)
 			request_refuse_and_close(request, 417, NULL);
 }
 
+void validate_fields(http_request *request, enum http_version version)
+{
+	check_fields(request);
+	check_host(request, version == HTTP_1_1);
+	check_framing(request, version == HTTP_1_1);
+}
+
 void validate_head(http_request *request, enum http_version version)
 {
 	if (!is_token(request->method, strlen(request->method)))
@@ -142,8 +149,6 @@ void validate_head(http_request *request, enum http_version version)
 	if (!is_target(request->target))
 		request_refuse_and_close(
 			request, 400, "The target must be a path, without control characters or fragment.");
-	check_fields(request);
-	check_host(request, version == HTTP_1_1);
-	check_framing(request, version == HTTP_1_1);
+	validate_fields(request, version);
 	check_expectation(request);
 }

@@ -7,6 +7,7 @@
 #include <criterion/new/assert.h>
 #include <microhttpd.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -238,6 +239,126 @@ Test(http_strict, line_ends_of_chunks, .timeout = 120)
 Test(http_strict, expectations, .timeout = 120)
 {
 	REFUSED({"POST / HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\nContent-Length: 1\r\n\r\nx", 0, 417});
+}
+
+/* ---- The answers ------------------------------------------------------------------------------------- */
+
+static atomic_int done_status;
+
+static void on_done(http_request *request, const http_outcome *outcome, void *data)
+{
+	(void)request, (void)data;
+	done_status = outcome->status;
+}
+
+/* One answer, whole and alone, then the end; where it is ours, a problem of that status. */
+static void expect_problem(int fd, int status, const char *allow, const char *bytes)
+{
+	http_peer_response response = http_peer_read(fd, false);
+	char member[32];
+	snprintf(member, sizeof(member), "\"status\":%d", status);
+	cr_expect(eq(int, response.status, status), "%s", bytes);
+	cr_assert_not_null(response.head, "%s", bytes);
+	const char *type = http_peer_field(&response, "Content-Type");
+	cr_expect(eq(str, (char *)(type ? type : "none"), "application/problem+json"), "%s", bytes);
+	cr_expect_not_null(strstr(response.body, member), "%s", response.body);
+	const char *allowed = http_peer_field(&response, "Allow");
+	cr_expect(eq(str, (char *)(allowed ? allowed : ""), (char *)(allow ? allow : "")), "%s", bytes);
+	http_peer_clear(&response);
+}
+
+/*
+ * libmicrohttpd refuses some of these by itself, with a page of its own, and before 1.0 with two heads and the page
+ * behind the second. It is forestalled.
+ */
+Test(http_strict, refusals_are_problems, .timeout = 120)
+{
+	static const http_peer_route some[] = {{"GET /", answers, NULL}, {"PUT /put", answers, NULL}, {0}};
+	static const struct {
+		const char *bytes;
+		int status;
+		bool kept; /* the connection */
+		const char *allow;
+	} cases[] = {
+		{"GET / HTTP/1.1\r\n\r\n", 400, false, NULL},
+		{"GET / HTTP/1.1\r\nX: y\r\n\r\n", 400, false, NULL},
+		{"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, false, NULL},
+		{"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400, false, NULL},
+		{"GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, false, NULL},
+		{"GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", 400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: five\r\n\r\nhello", 400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: -5\r\n\r\nhello", 400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\nhello", 400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400,
+	         false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n", 413, false,
+	         NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551615\r\n\r\n", 413, false,
+	         NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n", 413, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: "
+	         "chunked\r\n\r\n0\r\n\r\n",
+	         400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501,
+	         false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 400, false, NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nExpect: tea\r\nContent-Length: 5\r\n\r\nhello", 417, false,
+	         NULL},
+		{"PUT /put HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel", 408, false, NULL},
+		{"GET / HTTP/1.1\r\nHost: h\r\nX: y", 408, false, NULL},
+		{"POST / HTTP/1.1\r\nHost: h\r\n\r\n", 405, true, "GET, HEAD"},
+		{"POST /put HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", 405, true,
+	         "GET, HEAD, PUT"},
+	};
+	const http_server_options options = {.header_timeout = CTX_SECOND * support_patience(),
+	                                     .body_timeout = CTX_SECOND * support_patience()};
+	http_peer_server *server = http_peer_serve(&options, some);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+		for (size_t piece = 1000; piece > 0; piece = piece > 1 ? 1 : 0) {
+			int fd = http_peer_connect(server);
+			const char *bytes = cases[i].bytes;
+			for (size_t at = 0; at < strlen(bytes); at += piece)
+				http_peer_send_bytes(fd, bytes + at, strnlen(bytes + at, piece));
+			expect_problem(fd, cases[i].status, cases[i].allow, bytes);
+			if (cases[i].kept) {
+				http_peer_send(fd,
+				               "DELETE / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+				expect_problem(fd, 405, "GET, HEAD", bytes);
+			}
+			http_peer_response none = http_peer_read(fd, false);
+			cr_expect(eq(int, none.status, 0), "%s", bytes);
+			http_peer_clear(&none);
+			close(fd);
+		}
+	http_peer_stop(server);
+}
+
+/* What libmicrohttpd answers amid a body is what is told of the request, which no handler has seen. */
+Test(http_strict, what_it_refuses_amid_a_body_is_told, .timeout = 60)
+{
+	static const struct {
+		const char *bytes;
+		int status;
+	} cases[] = {
+		{CHUNKED "5\r\nhelloo\r\n0\r\n\r\n", 400},
+		{CHUNKED "g\r\nhello\r\n0\r\n\r\n", 400},
+		{CHUNKED "fffffffffffffffff\r\nhello\r\n0\r\n\r\n", 413},
+	};
+	http_peer_server *server = http_peer_serve(&(http_server_options){.on_done = on_done}, routes);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		done_status = 0;
+		int fd = http_peer_connect(server);
+		http_peer_send(fd, cases[i].bytes);
+		http_peer_response response = http_peer_read(fd, false);
+		cr_expect(eq(int, response.status, cases[i].status), "%s", cases[i].bytes);
+		http_peer_clear(&response);
+		cr_expect(http_peer_closed(fd));
+		cr_expect(eventually_counts(&done_status, 1, 5000));
+		cr_expect(eq(int, done_status, cases[i].status), "%s", cases[i].bytes);
+		close(fd);
+	}
+	http_peer_stop(server);
+	cr_expect(eq(int, handled, 0));
 }
 
 /* What is allowed stays so. */
