@@ -7,8 +7,10 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -318,6 +320,47 @@ Test(http_pace, an_answer_that_is_sent_must_be_taken, .timeout = 60)
 	cr_assert(eventually_counts(&seen.done, 1, 10000));
 	cr_expect(eq(int, trickle(&c, 1, 0, 10000L * support_patience()), 1));
 	close(c.fd);
+	http_peer_stop(server);
+}
+
+/* Whether the kernel still has the server's end of that client's connection, whoever owns it. */
+static bool is_forgotten(void *arg)
+{
+	const struct {
+		int server, client;
+	} *ports = arg;
+	char line[512], both[64];
+	FILE *all = fopen("/proc/net/tcp", "re");
+	bool found = false;
+	cr_assert_not_null(all);
+	snprintf(both, sizeof(both), "0100007F:%04X 0100007F:%04X", (unsigned)ports->server,
+	         (unsigned)ports->client);
+	while (fgets(line, sizeof(line), all))
+		found = found || strstr(line, both);
+	fclose(all);
+	return !found;
+}
+
+/*
+ * Past the socket's end it is the kernel's: it would ask a client that is alive whether it has room for ever, and keep
+ * the bytes as long.
+ */
+Test(http_pace, what_is_left_at_the_end_is_given_up, .timeout = 60)
+{
+	http_peer_server *server =
+		serve((http_server_options){.write_timeout = 500 * CTX_MILLISECOND}, false);
+	struct sockaddr_in here = {0};
+	struct {
+		int server, client;
+	} ports = {atoi(strrchr(http_peer_address(server), ':') + 1), 0};
+	int fd = http_peer_connect_narrow(server);
+	cr_assert(eq(int, getsockname(fd, (struct sockaddr *)&here, &(socklen_t){sizeof(here)}), 0));
+	ports.client = ntohs(here.sin_port);
+	cr_expect(not(is_forgotten(&ports)));
+	http_peer_send(fd, "GET /some HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+	cr_assert(eventually(http_peer_is_quiet, server, 10000), "it is the server's still");
+	cr_expect(eventually(is_forgotten, &ports, 10000), "it is the kernel's still");
+	close(fd);
 	http_peer_stop(server);
 }
 
