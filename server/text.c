@@ -6,7 +6,7 @@
 
 char *text_room(text *t, size_t size)
 {
-	if (size <= t->capacity - t->size)
+	if (t->data && size <= t->capacity - t->size)
 		return t->data + t->size;
 	size_t capacity = t->capacity < 64 ? 64 : t->capacity;
 	while (capacity - t->size < size && capacity <= SIZE_MAX / 2)

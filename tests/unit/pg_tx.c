@@ -119,7 +119,7 @@ Test(pg_tx, a_commit_cut_by_the_contexts_end_is_unknown)
 {
 	make_table();
 	make_commit_slow();
-	ctx_auto *c = ctx_with_timeout(ctx_background(), 200 * CTX_MILLISECOND);
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 200 * CTX_MILLISECOND * support_patience());
 	pg_tx *tx = pg_begin(c, t->pool, NULL);
 	insert_in_tx(tx, "1");
 	cr_expect_not(pg_commit(tx));
@@ -209,7 +209,8 @@ TEST_BOTH_WAYS(pg_tx, the_contexts_end_rolls_back_at_once_and_keeps_the_connecti
 
 TEST_BOTH_WAYS(pg_tx, the_contexts_end_stops_a_statement_that_has_a_context_of_its_own)
 {
-	ctx_auto *c = ctx_with_timeout_cause(ctx_background(), 100 * CTX_MILLISECOND, &left);
+	ctx_auto *c =
+		ctx_with_timeout_cause(ctx_background(), 100 * CTX_MILLISECOND * support_patience(), &left);
 	pg_tx *tx = pg_begin(c, t->pool, NULL);
 	ctx_auto *unrelated = ctx_with_cancel(ctx_background());
 	pg_rows *r = pg_exec(unrelated, tx, "SELECT pg_sleep(60)", PG_NO_PARAMS);
@@ -230,7 +231,7 @@ TEST_BOTH_WAYS(pg_tx, the_end_of_a_statements_own_context_ends_the_transaction)
 	make_table();
 	pg_tx *tx = pg_begin(ctx_background(), t->pool, NULL);
 	insert_in_tx(tx, "1");
-	ctx_auto *c = ctx_with_timeout(ctx_background(), 50 * CTX_MILLISECOND);
+	ctx_auto *c = ctx_with_timeout(ctx_background(), 50 * CTX_MILLISECOND * support_patience());
 	pg_rows *r = pg_exec(c, tx, "SELECT pg_sleep(60)", PG_NO_PARAMS);
 	EXPECT_KIND(pg_rows_error(r), "deadline");
 	pg_rows_close(r);
