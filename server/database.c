@@ -2,7 +2,6 @@
 
 #include <fnmatch.h>
 #include <stdio.h>
-#include <string.h>
 #include <tether/loop.h>
 
 #include "complain.h"

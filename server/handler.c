@@ -1,9 +1,5 @@
 #include "handler.h"
 
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-
 #include "accept.h"
 #include "answer.h"
 #include "parse.h"

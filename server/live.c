@@ -1,7 +1,6 @@
 #include "live.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include <tether/loop.h>

@@ -1,7 +1,5 @@
 #include "requests.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>

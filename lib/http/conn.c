@@ -14,7 +14,6 @@
  * idle for a tick is watched for bytes as well, and only then does its time for the head begin. (A head
  * that began sooner and stalled is taken for idleness, until its next byte.)
  */
-#include <errno.h>
 
 #include "http_priv.h"
 #include "socket.h"

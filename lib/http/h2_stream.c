@@ -21,8 +21,7 @@
 enum {
 	HANDLERS_MAX = 2 * STREAMS_MAX,
 	FIELDS_MAX = 100,
-	HEAD_ABUSE =
-		4, /* times the limit of a head, past which it is no mistake: HPACK can make much of few bytes */
+	HEAD_ABUSE = 4,  /* times the limit of a head: no mistake beyond. HPACK makes much of few bytes */
 	BODIES_MAX = 8,  /* times the limit of one body, for all streams of a connection */
 	FIELD_COST = 32, /* RFC 9113, 6.5.2 */
 };

@@ -1,7 +1,6 @@
 /*
  * Responses: what a handler answers, gathered until it is sent.
  */
-#include <errno.h>
 #include <string.h>
 #include <strings.h>
 

@@ -14,7 +14,6 @@
 #undef _FORTIFY_SOURCE
 
 #include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>

@@ -5,7 +5,6 @@
  * nothing ends either early. What can be ended is the waiting for it. Not on libuv's threads: there are four
  * for the whole process, and four hung servers would take them all.
  */
-#include <errno.h>
 #include <signal.h>
 
 #include "pg_priv.h"

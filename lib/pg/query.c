@@ -5,7 +5,6 @@
  * (ACTIVE: something is in flight; UNKNOWN: broken), and conn_return asks it.
  */
 #include <stdio.h>
-#include <string.h>
 
 #include "pg_priv.h"
 

@@ -24,7 +24,6 @@
  * A query that ends by itself before its request is sent has no request sent for it. All of this lasts at
  * most the settle timeout; what is not clean by then is closed.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "pg_priv.h"

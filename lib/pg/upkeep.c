@@ -9,7 +9,6 @@
  * has been made or closed, and when it fires; it looks ahead far enough that a connection which comes back meanwhile,
  * on whatever thread, needs not set it.
  */
-#include <stdlib.h>
 
 #include "pg_priv.h"
 

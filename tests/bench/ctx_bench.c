@@ -6,7 +6,6 @@
  * Each figure is the best of several rounds: what the code costs, on a machine that does other things too. With two
  * threads it is the time from start to end over the number of operations of both, as Go's RunParallel counts.
  */
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,7 +11,6 @@
  *	post, busy    a task from another thread to a loop that is awake
  */
 #include <fcntl.h>
-#include <inttypes.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <sys/socket.h>

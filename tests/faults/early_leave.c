@@ -7,7 +7,6 @@
 #include <criterion/new/assert.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "client.h"

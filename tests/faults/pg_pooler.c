@@ -5,8 +5,6 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "pgbouncer.h"
 #include "pools.h"

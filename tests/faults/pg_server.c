@@ -5,9 +5,6 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <libpq-fe.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "pg_stub.h"
 #include "pools.h"

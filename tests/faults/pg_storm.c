@@ -6,7 +6,6 @@
 #include <libpq-fe.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "pools.h"
 #include "private_db.h"

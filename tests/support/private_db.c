@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 enum { LOCAL_DB_TIMEOUT_MS = 120000, MAX_ARGUMENTS = 64 };

@@ -1,10 +1,8 @@
 /* Contexts that signals cancel. Each test is a process of its own, which its signals stay in. */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 

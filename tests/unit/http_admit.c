@@ -3,11 +3,9 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 

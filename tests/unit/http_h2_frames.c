@@ -6,7 +6,6 @@
 #include <criterion/new/assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "h2_peer.h"
 #include "support.h"

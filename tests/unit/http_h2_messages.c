@@ -6,7 +6,6 @@
 #include <criterion/new/assert.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "h2_peer.h"

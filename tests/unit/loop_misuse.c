@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "child.h"

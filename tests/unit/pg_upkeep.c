@@ -6,7 +6,6 @@
 #include <criterion/new/assert.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "activity.h"
 #include "pg_stub.h"
