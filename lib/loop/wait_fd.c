@@ -268,11 +268,20 @@ void wait_fd_drop(int fd)
 		watch_stop(w);
 }
 
+/*
+ * As it closes a handle libuv takes its descriptor off epoll, stopped or not, by a number that may have been somebody else's
+ * for long, or is being closed by them just now. So a stopped one is given a number that is ours and on no epoll: epoll's own.
+ */
 void watches_close(loop *l)
 {
-	for (size_t fd = 0; fd < l->watch_slots; fd++)
-		if (l->watches[fd])
-			uv_close((uv_handle_t *)&l->watches[fd]->poll, NULL);
+	for (size_t fd = 0; fd < l->watch_slots; fd++) {
+		watch *w = l->watches[fd];
+		if (!w)
+			continue;
+		if (!w->armed)
+			w->poll.io_watcher.fd = uv_backend_fd(&l->uv);
+		uv_close((uv_handle_t *)&w->poll, NULL);
+	}
 }
 
 void watches_free(loop *l)

@@ -17,10 +17,14 @@
 
 /* libuv's calls of epoll_ctl come through here. */
 static atomic_int registrations;
+static atomic_int foreign = -1,
+		  named; /* a file that is none of the loop's any more, and how often it was named */
 
 int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	atomic_fetch_add(&registrations, 1);
+	if (fd == atomic_load(&foreign))
+		atomic_fetch_add(&named, 1);
 	return (int)syscall(SYS_epoll_ctl, epfd, op, fd, event);
 }
 
@@ -192,5 +196,32 @@ Test(loop_wait_fd_kept, kept_until_the_loop_is_freed, .timeout = 30)
 	socket_pair(ends);
 	for (int i = 0; i < 3; i++)
 		in_fiber(leave_kept, ends);
+	socket_pair_close(ends);
+}
+
+static void wait_and_leave(void *arg)
+{
+	int *ends = arg;
+	read_a_byte_100_times(ends);
+	if (ends[2])
+		wait_fd_keep(ends[0]);
+	read_a_byte_100_times(ends);
+	wait_fd_drop(ends[0]);
+	atomic_store(&foreign, ends[0]);
+}
+
+/*
+ * With its loop the handle of a file was freed that had not been waited on for long, and libuv took the file's number off
+ * epoll once more: while somebody on another thread was closing it, or had been given it for another file.
+ */
+Test(loop_wait_fd_kept, a_loop_that_is_freed_names_no_file_that_is_not_its_own, .timeout = 30)
+{
+	int ends[3];
+	socket_pair(ends);
+	for (ends[2] = 0; ends[2] < 2; ends[2]++) {
+		in_fiber(wait_and_leave, ends);
+		cr_expect(eq(int, atomic_load(&named), 0), "%s", ends[2] ? "dropped" : "never kept");
+		atomic_store(&foreign, -1);
+	}
 	socket_pair_close(ends);
 }
