@@ -157,7 +157,8 @@ static void settle_fiber(void *arg)
 	bool to_pool = clean && enter_settling(cn);
 	do {
 		clean = clean && fence(limit, cn, to_pool);
-		if (clean)
+		if (clean &&
+		    PQtransactionStatus(cn->pg) == PQTRANS_IDLE) /* in a failed transaction it could not */
 			cancel_help(cn);
 		to_pool = true; /* the session was given back meanwhile, in the midst of a transaction */
 	} while (!hand_over(cn, clean));

@@ -172,3 +172,41 @@ Test(pg_cancel_together, a_connection_that_may_not_cancel_leaves_it_to_others)
 	cr_expect(ge(u64, stats_of(t).cancel_batches, 2));
 	cr_expect(eq(int, backends(t, NULL, "%pg_cancel_backend%"), 2));
 }
+
+/*
+ * A pinned session in a transaction that its cancel has failed can run nothing, and so not help. It was asked all the same,
+ * and its refusal taken for one for good: rolled back and idle, it was not asked any more.
+ */
+Test(pg_cancel_together, a_session_in_a_failed_transaction_helps_later)
+{
+	test_pool_close(t);
+	t = test_pool_open(2, NULL);
+	pg_conn *session = pg_conn_acquire(ctx_background(), t->pool);
+	int64_t pid = backend_of(session);
+	pg_rows_close(pg_exec(ctx_background(), session, "BEGIN", PG_NO_PARAMS));
+	test_query *q = test_query_start(t, "SELECT pg_sleep(60)");
+	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
+	ctx_auto *c = ctx_with_cancel(ctx_background());
+	pg_rows *r = pg_query(c, session, "SELECT generate_series(1, 1000000000)", PG_NO_PARAMS);
+	ctx_cancel(c);    /* is first in the queue for cancels, */
+	ctx_cancel(q->c); /* and this one hopes for its help */
+	test_query_join(q);
+	free(q);
+	pg_rows_close(r);
+	cr_assert(settled_become(t, 2));
+	cr_expect(eq(int, t->kept, 2));
+	pg_conn_release(session);
+	cr_assert(pool_at_rest(t));
+
+	session = pg_conn_acquire(ctx_background(), t->pool);
+	cr_assert(eq(i64, backend_of(session), pid), "the one used last is lent first");
+	q = test_query_start(t, "SELECT pg_sleep(60)");
+	cr_assert(backends_become(t, "active", "%pg_sleep%", 1));
+	pg_conn_release(session);
+	uint64_t batches = stats_of(t).cancel_batches;
+	ctx_cancel(q->c);
+	test_query_join(q);
+	free(q);
+	cr_assert(settled_become(t, 3));
+	cr_expect(ge(u64, stats_of(t).cancel_batches, batches + 1), "the idle one sent it");
+}
