@@ -277,6 +277,7 @@ lint: $(HEADERS) ## check the form, the order of the layers, clang-tidy and shel
 	@$(call check_format,--dry-run -Werror)
 	@shellcheck $(wildcard $(SH_FILES))
 	@.make/check-layers
+	@if grep -rnE --include='*.[ch]' '\bgt\(' tests; then echo "Criterion 2.4.1 takes gt for ge: say ge"; exit 1; fi
 	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I{} \
 	  clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE -DTETHER_VERSION='"$(VERSION)"' \
 	  -I$(BUILD)/include -Itests/support $(FUZZ_INCLUDES) $(LIB_CFLAGS) $(TEST_CFLAGS) \

@@ -310,11 +310,11 @@ static char *url_of(const char *database, const char *application)
 {
 	const char *common = support_database_url();
 	char *url;
-	cr_assert(gt(int,
+	cr_assert(ge(int,
 	             asprintf(&url, "%s%s%s%s&application_name=%s", common, strchr(common, '?') ? "&" : "?",
 	                      database ? "dbname=" : "connect_timeout=10", database ? database : "",
 	                      application),
-	             0));
+	             1));
 	return url;
 }
 

@@ -312,7 +312,7 @@ Test(http_h2_limits, a_large_download_with_small_updates, .timeout = 60)
 	h2_peer_ask(p, 1, "GET", "/flood");
 	while (h2_peer_so_far(p, 1)->body_size < 40 * 1024 * 1024)
 		cr_assert(h2_peer_step(p), "ended after %zu bytes", h2_peer_so_far(p, 1)->body_size);
-	cr_expect(gt(sz, p->frames[H2_DATA], 2000));
+	cr_expect(ge(sz, p->frames[H2_DATA], 2001));
 	h2_peer_close(p);
 	http_peer_stop(server);
 }
@@ -387,7 +387,7 @@ Test(http_h2_limits, bodies_that_never_end, .timeout = 60)
 	cr_assert(h2_peer_ping(p));
 	for (uint32_t id = 1; id < 40; id += 2)
 		refused += h2_peer_so_far(p, id)->status == 503;
-	cr_expect(gt(int, refused, 5));
+	cr_expect(ge(int, refused, 6));
 	cr_expect(lt(int, refused, 20));
 	expect_grown_less(before, 40);
 	h2_peer_close(p);

@@ -75,7 +75,7 @@ Test(http_handover, the_example_does_what_it_says, .timeout = 120)
 	int fd = http_peer_connect_to(address);
 	http_peer_send(fd, "GET /ticks HTTP/1.1\r\nHost: h\r\n\r\n");
 	char some[64];
-	cr_assert(gt(int, (int)recv(fd, some, sizeof(some), 0), 0));
+	cr_assert(ge(int, (int)recv(fd, some, sizeof(some), 0), 1));
 	close(fd);
 	cr_expect(process_wait_for(p, " ticks: client disconnected", 20000));
 
@@ -154,7 +154,7 @@ static void expect_nothing_lost(void (*restart)(void *arg), void *arg)
 	for (int i = 0; i < CLIENTS; i++)
 		pthread_join(clients[i], NULL);
 	cr_expect(eq(int, load.lost, 0), "of %d requests", load.answered + load.lost);
-	cr_expect(gt(int, load.answered, 1000));
+	cr_expect(ge(int, load.answered, 1001));
 }
 
 /* ---- A shared port ----------------------------------------------------------------------------------- */
@@ -365,7 +365,7 @@ Test(http_handover, only_what_was_handed_over_is_taken, .timeout = 60)
 static void expect_notice(int fd, const char *expected)
 {
 	char said[64] = "";
-	cr_expect(gt(int, (int)recv(fd, said, sizeof(said) - 1, 0), 0));
+	cr_expect(ge(int, (int)recv(fd, said, sizeof(said) - 1, 0), 1));
 	cr_expect(eq(str, said, (char *)expected));
 }
 

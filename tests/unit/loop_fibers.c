@@ -245,7 +245,7 @@ static void deep_then_shallow(void *arg)
 	cr_assert(eq(sz, loop_stacks(loop_current()), DEEP + 2), "all are kept,");
 	if (UNDER_ASAN || UNDER_TSAN || RUNNING_ON_VALGRIND)
 		return; /* whose own memory is counted too */
-	cr_expect(gt(sz, deep - before, DEEP * (DEEP_KIB - 8)));
+	cr_expect(ge(sz, deep - before, DEEP * (DEEP_KIB - 8) + 1));
 	cr_expect(lt(sz, after - before, 64 * DEEP_KIB + DEEP * 16),
 	          "but no more than 64 with the pages they had used");
 }
@@ -360,7 +360,7 @@ Test(loop_fibers, no_memory_for_a_loop, .timeout = 30)
 		cr_assert_null(l);
 		cr_assert(eq(int, errno, ENOMEM));
 	}
-	cr_assert(gt(uint, n, 1));
+	cr_assert(ge(uint, n, 2));
 	cr_assert(lt(uint, n, 100));
 }
 

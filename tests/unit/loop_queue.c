@@ -299,6 +299,6 @@ Test(loop_queue, hundred_thousand_random_hand_overs, .timeout = 300)
 	cr_assert(eq(int, idle, TOKENS), "none is lost");
 	cr_assert(eq(sz, queue.length, 0));
 	cr_assert(eq(long, atomic_load(&taken) + atomic_load(&gone_away), (long)TAKERS * TURNS));
-	cr_expect(gt(long, atomic_load(&taken), 0));
-	cr_expect(gt(long, atomic_load(&gone_away), 0));
+	cr_expect(ge(long, atomic_load(&taken), 1));
+	cr_expect(ge(long, atomic_load(&gone_away), 1));
 }

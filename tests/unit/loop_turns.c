@@ -503,6 +503,6 @@ Test(loop_turns, no_descriptors_left_is_an_error, .timeout = 30)
 		cr_expect(le(int, open_descriptors(), before + (l ? 0 : 1)));
 		close(next);
 	}
-	cr_expect(gt(int, made, 0));
-	cr_expect(gt(int, failed, 0));
+	cr_expect(ge(int, made, 1));
+	cr_expect(ge(int, failed, 1));
 }

@@ -370,7 +370,7 @@ Test(pg_cancel, a_cancel_that_races_the_querys_end_hits_nobody_else)
 	cr_expect(eq(int, race.wrong, 0));
 	cr_expect(race.canceled > 100 && race.answered > 100, "%d cancelled, %d answered", race.canceled,
 	          race.answered);
-	cr_expect(gt(int, race.innocent, 100));
+	cr_expect(ge(int, race.innocent, 101));
 	cr_expect(eq(int, race.settling, t->settled), "on_settled answers each `settling`, once");
 	cr_expect(eq(u64, stats_of(t).settled_closed, 0));
 	cr_expect(le(u64, stats_of(t).connects, 2));
@@ -394,7 +394,7 @@ Test(pg_cancel, without_memory_the_query_is_stopped_all_the_same)
 			break;
 		cr_assert(backends_become(t, "active", NULL, 0));
 	}
-	cr_expect(gt(uint, n, 3));
+	cr_expect(ge(uint, n, 4));
 	must_exec(t, "SELECT 1");
 }
 
