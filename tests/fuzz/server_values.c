@@ -73,7 +73,8 @@ static void check_number(const char *input)
 	bool truth;
 	HOLDS(!parse_bool(input, &truth) || strlen(input) <= 5);
 	if (parse_is_address(input))
-		HOLDS(strncmp(input, "unix:/", 6) == 0 || input[strlen(input) - 1] != ':');
+		HOLDS(strncmp(input, "unix:/", 6) == 0 || strncmp(input, "systemd:", 8) == 0 ||
+		      input[strlen(input) - 1] != ':');
 }
 
 /* The price and the number are the same to well below a cent. */
