@@ -296,6 +296,7 @@ static void shake_hands(bridge *b)
 		return;
 	}
 	b->shaking = true;
+	b->outer->phase = CONN_HEAD; /* since it was accepted */
 	int result = gnutls_handshake(b->session);
 	b->blocked = bridge_must_wait(result) && gnutls_record_get_direction(b->session) == 1;
 	if (result == 0) {
@@ -318,10 +319,13 @@ static void outer_late(conn *c)
 	bridge_close(c->bridge);
 }
 
-/* A handshake that has begun may be over, and its request served, before the drain's timeout. */
+/*
+ * A handshake that has begun may be over, and its request served, before the drain's timeout; and one that is about to
+ * begin, by a client that does not know that it is too late.
+ */
 static void outer_drain(conn *c)
 {
-	if (c->phase == CONN_GREETING && !c->bridge->shaking && !socket_unread(c->fd))
+	if (c->phase == CONN_GREETING && !socket_unread(c->fd) && !conn_is_young(c))
 		bridge_close(c->bridge);
 }
 

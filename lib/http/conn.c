@@ -97,7 +97,7 @@ conn *conn_new_behind(conn *outer, int fd, const protocol *p)
 	c->ctx = ctx_retain(outer->ctx);
 	c->info = outer->info;
 	c = conn_open(c);
-	if (c)
+	if (c && !c->worker->draining) /* in a drain it is new, and has its last call */
 		c->since_ms = outer->since_ms;
 	return c;
 }

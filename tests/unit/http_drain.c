@@ -5,6 +5,7 @@
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,8 +16,10 @@
 #include <tether/loop.h>
 
 #include "alloc_fault.h"
+#include "certificates.h"
 #include "http_peer.h"
 #include "support.h"
+#include "tls_peer.h"
 #include "watched.h"
 
 /* Waits to be told to go on, or for its context; answers in both cases. */
@@ -292,6 +295,61 @@ Test(http_drain, a_stream_nobody_reads_is_cut, .timeout = 60)
 	cr_expect(eq(int, http_peer_stop(server), 0));
 	cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_SERVER_SHUTDOWN));
 	close(fd);
+}
+
+/* ---- With TLS ---------------------------------------------------------------------------------------- */
+
+static http_peer_server *serve_tls(void)
+{
+	const certificates *c = certificates_get();
+	http_tls *tls =
+		http_tls_new(&(http_tls_options){.certificate = c->server, .key = c->server_key}, NULL, 0);
+	http_peer_server *server = http_peer_serve_tls(NULL, routes, tls);
+	http_tls_free(tls);
+	return server;
+}
+
+/* Whether a client that had connected only was served, if it began its handshake in time. */
+static bool shakes_hands_yet(bool *in_time)
+{
+	http_peer_server *server = serve_tls();
+	int64_t began = now_ms();
+	int fd = http_peer_connect(server), status = 0;
+	http_peer_drain(server);
+	cr_assert(eventually(is_shut, server, 10000));
+	tls_peer *p = tls_peer_new(fd, NULL);
+	*in_time = now_ms() - began < 300;
+	if (tls_peer_handshake(p) == 0 && tls_peer_send(p, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n")) {
+		http_peer_response response = tls_peer_read(p, false);
+		status = response.status;
+		http_peer_clear(&response);
+	}
+	tls_peer_close(p);
+	cr_expect(eq(int, http_peer_stop(server), 0));
+	return status == 200;
+}
+
+/* It was closed at once: its first bytes were yet to come, which over TLS take a round trip more to be of any use. */
+Test(http_drain, a_client_just_connected_may_begin_its_handshake, .timeout = 120)
+{
+	bool served, in_time;
+	do
+		served = shakes_hands_yet(&in_time);
+	while (!in_time); /* on a busy machine */
+	cr_expect(served);
+}
+
+/* And a slow one may take what the drain has, not the half second that a silent client gets. */
+Test(http_drain, a_handshake_that_has_begun_goes_on, .timeout = 60)
+{
+	http_peer_server *server = serve_tls();
+	int fd = http_peer_connect(server);
+	http_peer_send_bytes(fd, "\x16\x03", 2);
+	http_peer_drain(server);
+	cr_assert(eventually(is_shut, server, 10000));
+	cr_expect(eq(int, poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 1000), 0));
+	close(fd);
+	cr_expect(eq(int, http_peer_stop(server), 0));
 }
 
 /* ---- Beginnings that fail ---------------------------------------------------------------------------- */
