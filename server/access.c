@@ -32,7 +32,7 @@ typedef struct record {
 	uint64_t rows;
 	reason why;
 	http_outcome outcome;
-	char route[64], id[130], trace[33], error[256];
+	char route[64], client[128], id[130], trace[33], error[256];
 } record;
 
 static void record_free(void *value)
@@ -78,6 +78,8 @@ static void write_line(const record *r)
 		         r->outcome.status);
 		log_begin(&line, level, message);
 	}
+	if (r->client[0])
+		log_field(&line, "client", r->client);
 	log_field_ms(&line, "duration", r->outcome.duration_ns);
 	if (r->asked)
 		log_field_ms(&line, "queue", r->queue_ns);
@@ -252,6 +254,16 @@ void access_failed(http_request *request, reason why, const pg_error *error)
 		text_copy(r->error, sizeof(r->error), error->message);
 }
 
+/* Who the client has proved to be; "": it was not asked. A certificate without a subject is known by its digest. */
+static void name_client(record *r, const http_request *request)
+{
+	const http_client_certificate *certificate = http_request_client_certificate(request);
+	const char *name = "";
+	if (certificate)
+		name = certificate->subject[0] ? certificate->subject : certificate->fingerprint;
+	text_copy(r->client, sizeof(r->client), name);
+}
+
 void access_end(http_request *request, const http_outcome *outcome, void *data)
 {
 	access_log *log = data;
@@ -270,6 +282,7 @@ void access_end(http_request *request, const http_outcome *outcome, void *data)
 	const char *route = http_request_route(request);
 	const char *id = http_request_id(request), *trace = http_request_trace(request);
 	text_copy(r->route, sizeof(r->route), route ? route : "");
+	name_client(r, request);
 	text_copy(r->id, sizeof(r->id), id ? id : "");
 	/* Of "00-<trace>-<span>-01" the trace; people are told only of one that reaches further than albumd. */
 	bool told = trace && (log_format_now() == LOG_JSON || http_header(request, "traceparent"));

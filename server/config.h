@@ -14,9 +14,10 @@
 typedef struct config {
 	const char *listen;
 	const char *admin_listen; /* NULL: off */
-	const char *tls_cert;     /* "": plain HTTP, and then so are the other two */
+	const char *tls_cert;     /* "": plain HTTP, and then so are the other three */
 	const char *tls_key;
 	const char *tls_client_ca;
+	bool tls_client_optional;
 	const char *database_url; /* "": libpq's own PG* environment and defaults */
 	uint64_t pool_size;
 	uint64_t pool_min_idle, pool_max_idle;         /* the latter 0: no limit */

@@ -121,6 +121,10 @@ static int open_tls(app *a)
 		complain("--tls-key and --tls-client-ca are nothing without --tls-cert");
 		return EXIT_WRONG_USAGE;
 	}
+	if (c->tls_client_optional && !c->tls_client_ca[0]) {
+		complain("--tls-client-optional is nothing without --tls-client-ca");
+		return EXIT_WRONG_USAGE;
+	}
 	if (!c->tls_cert[0])
 		return EXIT_OK;
 	a->tls = http_tls_new(
@@ -128,6 +132,7 @@ static int open_tls(app *a)
 			.certificate = c->tls_cert,
 			.key = c->tls_key[0] ? c->tls_key : NULL,
 			.client_ca = c->tls_client_ca[0] ? c->tls_client_ca : NULL,
+			.client_optional = c->tls_client_optional,
 		},
 		error, sizeof(error));
 	if (a->tls)

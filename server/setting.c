@@ -151,6 +151,8 @@ const setting settings[] = {
 	 FIELD(tls_key), read_string, "", 0, 0, NULL, 0},
 	{"tls-client-ca", "FILE", "serve only clients with a certificate by one of these (PEM)",
 	 FIELD(tls_client_ca), read_string, "", 0, 0, NULL, 0},
+	{"tls-client-optional", NULL, "serve clients without a certificate too; never one with a bad certificate",
+	 FIELD(tls_client_optional), read_switch, "off", 0, 0, NULL, 0},
 	{"database-url", "URL", "PostgreSQL: postgresql://… or key=value; else libpq's PG* variables",
 	 FIELD(database_url), read_string, "", 0, 0, NULL, SETTING_SECRET},
 	{"pool-size", "N", "database connections at most",

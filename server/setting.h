@@ -28,7 +28,7 @@ struct setting {
 	int flags;
 };
 
-enum { SETTINGS = 37 };
+enum { SETTINGS = 38 };
 extern const setting settings[SETTINGS];
 
 /* The setting of that name; NULL: there is none. */

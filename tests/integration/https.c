@@ -20,21 +20,21 @@
 
 enum { PROMISED_MS = 50, ATTEMPTS = 3 }; /* from the socket's end to PostgreSQL's */
 
-static service *serve(const char *client_ca)
+static service *serve_clients(const char *client_ca, const char *optional)
 {
 	const certificates *c = certificates_get();
-	const char *const flags[] = {"--pool-size",
-	                             "1",
-	                             "--query-timeout",
-	                             "60s",
-	                             "--tls-cert",
-	                             c->server,
-	                             "--tls-key",
-	                             c->server_key,
-	                             "--tls-client-ca",
-	                             client_ca ? client_ca : "",
-	                             NULL};
+	const char *const flags[] = {"--pool-size",     "1",
+	                             "--query-timeout", "60s",
+	                             "--tls-cert",      c->server,
+	                             "--tls-key",       c->server_key,
+	                             "--tls-client-ca", client_ca ? client_ca : "",
+	                             optional,          NULL};
 	return service_start(flags);
+}
+
+static service *serve(const char *client_ca)
+{
+	return serve_clients(client_ca, NULL);
 }
 
 /* The status of a GET on a connection that goes on; -1: none came. */
@@ -294,6 +294,13 @@ Test(https, a_bad_certificate_is_one_clear_line, .timeout = 60)
 	start_badly(c->server, c->server_key, "/nowhere.ca", "client CA /nowhere.ca: No such file");
 	start_badly("", c->server_key, "", "--tls-cert");
 	start_badly("", "", c->ca, "--tls-cert");
+	char *output = NULL;
+	const char *const optional[] = {
+		support_built("albumd"), "--tls-cert", c->server, "--tls-key", c->server_key,
+		"--tls-client-optional", NULL};
+	cr_expect(eq(int, process_run(optional, NULL, 20000, &output), 2));
+	cr_expect(strstr(output, "nothing without --tls-client-ca") != NULL, "%s", output);
+	free(output);
 }
 
 /* SIGHUP while requests run: they finish with what they have, and who comes then sees the renewed one. */
@@ -338,10 +345,30 @@ Test(https, only_clients_with_a_certificate, .timeout = 60)
 	tls_peer *p = tls_peer_connect_to(
 		s->port, &(tls_peer_options){.certificate = c->client, .key = c->client_key});
 	cr_expect(eq(int, get(p, "/albums/1"), 200));
+	cr_expect(process_wait_for(s->albumd->process, "\"client\":\"CN=alice,O=Example\"", 10000));
 	tls_peer_close(p);
 	/* With TLS 1.3 a client is through with the handshake before the server has looked at its certificate. */
 	p = tls_peer_connect_to(s->port, NULL);
 	cr_expect(le(int, get(p, "/albums/1"), 0));
+	tls_peer_cut(p);
+	cr_expect(eq(int, service_stop(s), 0));
+}
+
+Test(https, clients_may_have_a_certificate, .timeout = 60)
+{
+	const certificates *c = certificates_get();
+	service *s = serve_clients(c->ca, "--tls-client-optional");
+	tls_peer *p = tls_peer_connect_to(s->port, NULL);
+	cr_expect(eq(int, get(p, "/albums/1"), 200));
+	cr_expect(process_wait_for(s->albumd->process, "\"path\":\"/albums/1\"", 10000));
+	cr_expect(not(process_wait_for(s->albumd->process, "\"client\":", 0)), "it names who has not said");
+	tls_peer_close(p);
+	p = tls_peer_connect_to(s->port, &(tls_peer_options){.certificate = c->client, .key = c->client_key});
+	cr_expect(eq(int, get(p, "/albums/2"), 200));
+	cr_expect(process_wait_for(s->albumd->process, "\"client\":\"CN=alice,O=Example\"", 10000));
+	tls_peer_close(p);
+	p = tls_peer_connect_to(s->port, &(tls_peer_options){.certificate = c->server, .key = c->server_key});
+	cr_expect(le(int, get(p, "/albums/3"), 0), "a certificate for servers was as good as none");
 	tls_peer_cut(p);
 	cr_expect(eq(int, service_stop(s), 0));
 }
