@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,8 @@ tls_peer *tls_peer_new(int fd, const tls_peer_options *options)
 		must(gnutls_session_set_data(p->session, options->resume->data, options->resume->size),
 		     "resume");
 	gnutls_transport_set_int(p->session, fd);
+	/* GnuTLS sends the last of a handshake in two pieces: the second would wait for the first's acknowledgement. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	return p;
 }
 
@@ -200,12 +203,17 @@ void tls_peer_bye(tls_peer *p)
 
 void tls_peer_cut(tls_peer *p)
 {
-	if (!p)
-		return;
+	if (p)
+		close(tls_peer_forget(p));
+}
+
+int tls_peer_forget(tls_peer *p)
+{
+	int fd = p->fd;
 	gnutls_deinit(p->session);
 	gnutls_certificate_free_credentials(p->credentials);
-	close(p->fd);
 	free(p);
+	return fd;
 }
 
 void tls_peer_close(tls_peer *p)

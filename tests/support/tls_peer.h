@@ -60,4 +60,7 @@ void tls_peer_close(tls_peer *p);
 void tls_peer_cut(tls_peer *p);
 void tls_peer_reset(tls_peer *p);
 
+/* Frees all but the socket, which is returned and the caller's: the other side is told nothing. */
+int tls_peer_forget(tls_peer *p);
+
 #endif
