@@ -132,7 +132,7 @@ static void check_names(const http_request *request)
 	HOLDS(memcmp(trace, "00-", 3) == 0 && trace[35] == '-' && trace[52] == '-');
 }
 
-/* Those that were understood: served, redirected to the clean path, or of too much body. */
+/* Those that were understood: served, redirected to the clean path, of too much body, or too late (Prefer: wait=0). */
 static void note(http_request *request, const http_outcome *outcome, void *data)
 {
 	(void)data;
@@ -144,9 +144,10 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 	if (route && strcmp(route, "/read/") == 0) {
 		body = streamed;
 		size = streamed_size;
-		early = outcome->status == 413;
+		early = outcome->status == 413 || outcome->status == 503;
 	}
-	if (outcome->status != 200 && outcome->status != 308 && outcome->status != 413)
+	if (outcome->status != 200 && outcome->status != 308 && outcome->status != 413 &&
+	    outcome->status != 503)
 		return;
 	pthread_mutex_lock(&seen_mutex);
 	add_string(&seen, http_request_method(request));
