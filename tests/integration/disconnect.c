@@ -11,11 +11,10 @@
 #include <sys/wait.h>
 
 #include "client.h"
+#include "leaving.h"
 #include "process.h"
 #include "service.h"
 #include "support.h"
-
-enum { PROMISED_MS = 50, ATTEMPTS = 3 }; /* from the socket's end to PostgreSQL's */
 
 static const char *const pool_of_one[] = {"--pool-size", "1", "--query-timeout", "60s", NULL};
 
@@ -50,26 +49,14 @@ static client *start_slow(const service *s, const char *target)
 	return c;
 }
 
-/* What must hold once the client has left at `left`. Returns the milliseconds until PostgreSQL had stopped. */
-static double expect_cancelled(const service *s, const char *target, int64_t left, pid_t backend)
+/* Its query has stopped, and the next one's runs on the same connection. The milliseconds until it had. */
+static double expect_cancelled(const leaving *l, const char *target)
 {
-	double stopped = service_cancelled_ms(s, target, left, backend);
+	double stopped = leaving_cancels(l, target);
 
-	cr_expect(stopped >= 0, "%s was not cancelled as it should be", target);
-	cr_expect(eq(int, client_get(s->port, "/albums/1", NULL, 5000), 200));
-	cr_expect(eq(int, service_backend(s), backend), "the connection was not kept");
-	cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), 1));
+	cr_expect(eq(int, client_get(l->s->port, "/albums/1", NULL, 5000), 200));
+	leaving_keeps(l);
 	return stopped;
-}
-
-/* The figure is of an unloaded machine, and others may be at work on this one: the best of a few counts. */
-static void expect_in_time(const double stopped[ATTEMPTS])
-{
-	double best = stopped[0];
-
-	for (int i = 1; i < ATTEMPTS; i++)
-		best = stopped[i] < best ? stopped[i] : best;
-	cr_expect(best <= PROMISED_MS * support_patience(), "PostgreSQL stopped after %.1f ms at best", best);
 }
 
 static void expect_left(const char *name, way_of_leaving *leave)
@@ -80,15 +67,13 @@ static void expect_left(const char *name, way_of_leaving *leave)
 	for (int i = 0; i < ATTEMPTS; i++) {
 		char target[64];
 		client *c;
-		int64_t left;
-		pid_t backend;
+		leaving l;
 
 		snprintf(target, sizeof target, "/albums?delay=50s&by=%s%d", name, i);
 		c = start_slow(s, target);
-		backend = service_backend(s);
-		left = service_now();
+		l = leaving_now(s);
 		leave(c);
-		stopped[i] = expect_cancelled(s, target, left, backend);
+		stopped[i] = expect_cancelled(&l, target);
 		if (leave == client_half_close)
 			client_close(c);
 	}
@@ -104,18 +89,16 @@ Test(disconnect, curl_killed, .timeout = 120)
 	for (int i = 0; i < ATTEMPTS; i++) {
 		char target[64], url[128];
 		process *curl;
-		int64_t left;
-		pid_t backend;
+		leaving l;
 
 		snprintf(target, sizeof target, "/albums?delay=60s&curl=%d", i);
 		snprintf(url, sizeof url, "http://127.0.0.1:%d%s", s->port, target);
 		curl = process_start((const char *const[]){"curl", "-s", url, NULL}, NULL);
 		cr_assert_not_null(curl);
 		cr_assert(eventually(ran_a_second, s, 30000), "the query did not run");
-		backend = service_backend(s);
-		left = service_now();
+		l = leaving_now(s);
 		process_signal(curl, SIGKILL);
-		stopped[i] = expect_cancelled(s, target, left, backend);
+		stopped[i] = expect_cancelled(&l, target);
 		cr_expect(eq(int, process_stop(curl), 128 + SIGKILL));
 	}
 	expect_in_time(stopped);
@@ -154,9 +137,8 @@ Test(disconnect, while_waiting_for_a_connection, .timeout = 120)
 	service *s = service_start(pool_of_one);
 	client *running = start_slow(s, "/albums?delay=50s");
 	client *waiting = client_connect(s->port);
-	pid_t backend = service_backend(s);
 	json_t *line;
-	int64_t left;
+	leaving l;
 
 	cr_assert(client_send_get(waiting, "/albums?artist=nobody&delay=50s"));
 	cr_assert(service_metric_becomes(s, "db_pool_waiting", 1, 10000));
@@ -175,9 +157,9 @@ Test(disconnect, while_waiting_for_a_connection, .timeout = 120)
 	             activity_count(s->activity,
 	                            (activity_of){.application = s->application, .query = "%artist =%"}),
 	             0));
-	left = service_now();
+	l = leaving_now(s);
 	client_close(running);
-	expect_cancelled(s, "/albums?delay=50s", left, backend);
+	expect_cancelled(&l, "/albums?delay=50s");
 	cr_expect(eq(int, service_stop(s), 0));
 }
 

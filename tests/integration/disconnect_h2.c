@@ -9,41 +9,11 @@
 #include <unistd.h>
 
 #include "h2_peer.h"
+#include "leaving.h"
 #include "service.h"
 #include "support.h"
 
-enum { PROMISED_MS = 50, ATTEMPTS = 3 }; /* from the frame's sending to PostgreSQL's end */
-
 static const char *const pool_of_one[] = {"--pool-size", "1", "--query-timeout", "60s", NULL};
-
-static void expect_in_time(const double stopped[ATTEMPTS])
-{
-	double best = stopped[0];
-
-	for (int i = 1; i < ATTEMPTS; i++)
-		best = stopped[i] < best ? stopped[i] : best;
-	cr_expect(best <= PROMISED_MS * support_patience(), "PostgreSQL stopped after %.1f ms at best", best);
-}
-
-static double expect_cancelled(const service *s, const char *target, int64_t left)
-{
-	double stopped = service_stopped_ms(s, left, 10000);
-	json_t *line = service_log(s, target, 5000);
-
-	cr_expect(stopped >= 0, "the query goes on");
-	cr_assert_not_null(line, "no line in the log for %s", target);
-	cr_expect(service_line_is(line, 499, "client_disconnect", "kept"), "the log says %s",
-	          service_line(line));
-	json_decref(line);
-	fprintf(stderr, "%s: stopped after %.2f ms\n", target, stopped);
-	return stopped;
-}
-
-static void expect_kept(const service *s, pid_t backend)
-{
-	cr_expect(eq(int, service_backend(s), backend), "the connection was not kept");
-	cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), 1));
-}
 
 /* The same HTTP/2 connection, and the same PostgreSQL connection, serve what comes next. */
 Test(disconnect_h2, by_rst_stream, .timeout = 120)
@@ -54,19 +24,16 @@ Test(disconnect_h2, by_rst_stream, .timeout = 120)
 
 	for (uint32_t i = 0; i < ATTEMPTS; i++) {
 		char target[64];
-		pid_t backend;
-		int64_t left;
+		leaving l;
 
 		snprintf(target, sizeof target, "/albums?delay=50s&by=%u", i);
 		h2_peer_ask(p, 4 * i + 1, "GET", target);
-		cr_assert(service_runs(s, 1, 10000), "the query did not run");
-		backend = service_backend(s);
-		left = service_now();
+		l = leaving_now(s);
 		h2_peer_number(p, H2_RST_STREAM, 4 * i + 1, H2_CANCEL);
-		stopped[i] = expect_cancelled(s, target, left);
+		stopped[i] = leaving_cancels(&l, target);
 		h2_peer_ask(p, 4 * i + 3, "GET", "/albums/1");
 		cr_expect(eq(int, h2_peer_answer(p, 4 * i + 3)->status, 200));
-		expect_kept(s, backend);
+		leaving_keeps(&l);
 	}
 	expect_in_time(stopped);
 	h2_peer_close(p);
@@ -81,8 +48,7 @@ static void expect_left(const char *name, void (*leave)(h2_peer *p))
 	for (int i = 0; i < ATTEMPTS; i++) {
 		h2_peer *p = h2_peer_dial(s->port);
 		char running[64], waiting[64];
-		pid_t backend;
-		int64_t left;
+		leaving l;
 
 		snprintf(running, sizeof running, "/albums?delay=50s&by=%s%d", name, i);
 		snprintf(waiting, sizeof waiting, "/albums?delay=40s&by=%s%d", name, i);
@@ -90,10 +56,9 @@ static void expect_left(const char *name, void (*leave)(h2_peer *p))
 		cr_assert(service_runs(s, 1, 10000), "the query did not run");
 		h2_peer_ask(p, 3, "GET", waiting);
 		cr_assert(service_metric_becomes(s, "db_pool_waiting", 1, 10000));
-		backend = service_backend(s);
-		left = service_now();
+		l = leaving_now(s);
 		leave(p);
-		stopped[i] = expect_cancelled(s, running, left);
+		stopped[i] = leaving_cancels(&l, running);
 		json_t *line = service_log(s, waiting, 5000);
 		cr_assert_not_null(line);
 		cr_expect(service_line_is(line, 499, "client_disconnect", NULL), "the log says %s",
@@ -103,7 +68,7 @@ static void expect_left(const char *name, void (*leave)(h2_peer *p))
 		p = h2_peer_dial(s->port);
 		h2_peer_ask(p, 1, "GET", "/albums/1");
 		cr_expect(eq(int, h2_peer_answer(p, 1)->status, 200));
-		expect_kept(s, backend);
+		leaving_keeps(&l);
 		h2_peer_close(p);
 	}
 	expect_in_time(stopped);

@@ -13,12 +13,11 @@
 #include <sys/socket.h>
 
 #include "certificates.h"
+#include "leaving.h"
 #include "process.h"
 #include "service.h"
 #include "support.h"
 #include "tls_peer.h"
-
-enum { PROMISED_MS = 50, ATTEMPTS = 3 }; /* from the socket's end to PostgreSQL's */
 
 static service *serve_clients(const char *client_ca, const char *optional)
 {
@@ -60,16 +59,6 @@ static int get_once(const service *s, const char *target)
 
 /* ---- Clients that leave ------------------------------------------------------------------------------ */
 
-/* The figure is of an unloaded machine, and others may be at work on this one: the best of a few counts. */
-static void expect_in_time(const double stopped[ATTEMPTS])
-{
-	double best = stopped[0];
-	for (int i = 1; i < ATTEMPTS; i++)
-		best = stopped[i] < best ? stopped[i] : best;
-	cr_expect(best >= 0 && best <= PROMISED_MS * support_patience(),
-	          "PostgreSQL stopped after %.1f ms at best", best);
-}
-
 static void half_close(tls_peer *p)
 {
 	shutdown(tls_peer_fd(p), SHUT_WR);
@@ -91,17 +80,13 @@ static void expect_left(const char *name, void (*leave)(tls_peer *p))
 		snprintf(head, sizeof(head), "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
 		tls_peer *p = tls_peer_connect_to(s->port, NULL);
 		cr_assert(tls_peer_send(p, head));
-		cr_assert(service_runs(s, 1, 10000), "the query did not run");
-		pid_t backend = service_backend(s);
-		int64_t left = service_now();
+		leaving l = leaving_now(s);
 		leave(p);
-		stopped[i] = service_cancelled_ms(s, target, left, backend);
-		cr_expect(stopped[i] >= 0, "%s was not cancelled as it should be", target);
+		stopped[i] = leaving_cancels(&l, target);
 		if (leave == tls_peer_bye || leave == half_close)
 			tls_peer_cut(p);
 		cr_expect(eq(int, get_once(s, "/albums/1"), 200));
-		cr_expect(eq(int, service_backend(s), backend));
-		cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), 1));
+		leaving_keeps(&l);
 	}
 	expect_in_time(stopped);
 	cr_expect(eq(int, service_stop(s), 0));
@@ -158,12 +143,9 @@ static void kill_curl(const char *version)
 		char target[64];
 		snprintf(target, sizeof(target), "/albums?delay=60s&curl=%d", i);
 		process *curl = start_curl(s, version, target);
-		cr_assert(service_runs(s, 1, 20000), "the query did not run");
-		pid_t backend = service_backend(s);
-		int64_t left = service_now();
+		leaving l = leaving_now(s);
 		process_signal(curl, SIGKILL);
-		stopped[i] = service_cancelled_ms(s, target, left, backend);
-		cr_expect(stopped[i] >= 0);
+		stopped[i] = leaving_cancels(&l, target);
 		cr_expect(eq(int, process_stop(curl), 128 + SIGKILL));
 	}
 	expect_in_time(stopped);
@@ -232,13 +214,11 @@ Test(https, a_stream_reset_over_http2, .timeout = 120)
 		curl_multi_add_handle(multi, slow);
 		cr_assert(eventually(transferred, &(struct transfer){multi, s}, 10000),
 		          "the query did not run");
-		pid_t backend = service_backend(s);
-		int64_t left = service_now();
+		leaving l = leaving_now(s);
 		curl_multi_remove_handle(multi, slow);
 		curl_multi_add_handle(multi, quick); /* libcurl sends the reset along with it */
 		cr_assert(eventually(transferred, &(struct transfer){multi, NULL}, 10000));
-		stopped[i] = service_cancelled_ms(s, target, left, backend);
-		cr_expect(stopped[i] >= 0);
+		stopped[i] = leaving_cancels(&l, target);
 		curl_easy_getinfo(quick, CURLINFO_HTTP_VERSION, &version);
 		curl_easy_getinfo(quick, CURLINFO_RESPONSE_CODE, &status);
 		curl_easy_getinfo(quick, CURLINFO_NUM_CONNECTS, &connects);

@@ -11,12 +11,13 @@
 
 #include "certificates.h"
 #include "client.h"
+#include "leaving.h"
 #include "process.h"
 #include "proxy.h"
 #include "service.h"
 #include "support.h"
 
-enum { PROMISED_MS = 50, ATTEMPTS = 3, REQUESTS = 50 };
+enum { REQUESTS = 50 };
 
 static const struct setup {
 	const char *name;
@@ -47,16 +48,6 @@ static proxy *start(const struct setup *setup, bool keeps_going, service **s)
 	                                    .keeps_going = keeps_going});
 }
 
-/* The figure is of an unloaded machine, and others may be at work on this one: the best of a few counts. */
-static void expect_in_time(const double stopped[ATTEMPTS])
-{
-	double best = stopped[0];
-	for (int i = 1; i < ATTEMPTS; i++)
-		best = stopped[i] < best ? stopped[i] : best;
-	cr_expect(best >= 0 && best <= PROMISED_MS * support_patience(),
-	          "PostgreSQL stopped after %.1f ms at best", best);
-}
-
 /* A client of the proxy that leaves, and the next one's request on the same database connection. */
 static void expect_left(int which, const char *way, void (*leave)(client *c))
 {
@@ -69,15 +60,11 @@ static void expect_left(int which, const char *way, void (*leave)(client *c))
 		client *c = client_connect(proxy_port(p));
 		cr_assert_not_null(c);
 		cr_assert(client_send_get(c, target));
-		cr_assert(service_runs(s, 1, 10000), "the query did not run");
-		pid_t backend = service_backend(s);
-		int64_t left = service_now();
+		leaving l = leaving_now(s);
 		leave(c);
-		stopped[i] = service_cancelled_ms(s, target, left, backend);
-		cr_expect(stopped[i] >= 0, "%s was not cancelled as it should be", target);
+		stopped[i] = leaving_cancels(&l, target);
 		cr_expect(eq(int, client_get(proxy_port(p), "/albums/1", NULL, 5000), 200));
-		cr_expect(eq(int, service_backend(s), backend));
-		cr_expect(eq(int, (int)service_metric(s, "db_pool_connects_total"), 1));
+		leaving_keeps(&l);
 	}
 	expect_in_time(stopped);
 	proxy_stop(p);
