@@ -138,13 +138,16 @@ static http_peer_response control(http_peer_server *server, http_tls *tls, const
 	return response;
 }
 
-/* Lets each allocation fail, one a round, while `scene` plays; until a round has fewer. */
-static void with_faults(void (*scene)(http_peer_server *server), http_tls *tls)
+/*
+ * Lets each allocation fail, one a round, while `scene` plays; until a round has fewer. It returns whether all that was
+ * asked was answered, as it is while nothing fails.
+ */
+static void with_faults(bool (*scene)(http_peer_server *server), http_tls *tls)
 {
 	http_peer_server *server = serve(tls);
 	bool struck = true;
 	unsigned n;
-	scene(server);
+	cr_assert(scene(server));
 	for (n = 1; struck; n++) {
 		char path[32];
 		cr_assert(lt(uint, n, ALLOCATIONS_MAX));
@@ -201,10 +204,11 @@ static void ask_with_fields(h2_peer *p, uint32_t id)
 	h2_peer_headers(p, id, H2_END_STREAM, fields);
 }
 
-static void play_h2(http_peer_server *server)
+static bool play_h2(http_peer_server *server)
 {
 	h2_peer *p = h2_peer_open(http_peer_connect(server));
 	enum { LAST = 17 };
+	bool all = true;
 	h2_peer_preface(p);
 	h2_peer_ask(p, 1, "GET", "/hello");
 	h2_peer_begin(p, 3, "POST", "/echo");
@@ -223,10 +227,12 @@ static void play_h2(http_peer_server *server)
 			continue;
 		const h2_answer *answer = h2_peer_answer(p, id);
 		cr_expect(is_over(p, answer), "stream %u hangs", id);
+		all = all && answer->ended && answer->status < 500;
 		if (answer->ended && answer->status == 200 && id == 5)
 			cr_expect(eq(sz, answer->body_size, ((STREAM + 999) / 1000) * 1000UL));
 	}
 	h2_peer_close(p);
+	return all;
 }
 
 Test(http_faults, of_memory_over_h2, .timeout = 300)
@@ -237,7 +243,7 @@ Test(http_faults, of_memory_over_h2, .timeout = 300)
 /* ---- HTTP/1.1 ----------------------------------------------------------------------------------------------- */
 
 /* One request after the other on a connection, and a new one where it ended. */
-static void ask_h1(http_peer_server *server, int *fd, const char *head, const void *body, size_t size,
+static bool ask_h1(http_peer_server *server, int *fd, const char *head, const void *body, size_t size,
                    bool to_head)
 {
 	if (*fd < 0)
@@ -248,28 +254,32 @@ static void ask_h1(http_peer_server *server, int *fd, const char *head, const vo
 		close(*fd);
 		*fd = -1;
 	}
+	bool answered = response.status > 0 && response.status < 500;
 	http_peer_clear(&response);
+	return answered;
 }
 
-static void play_h1(http_peer_server *server)
+static bool play_h1(http_peer_server *server)
 {
 	static const char body[UPLOAD] = {0};
 	char head[128];
 	int fd = -1;
-	ask_h1(server, &fd, "GET /hello?name=some%20one HTTP/1.1\r\nHost: h\r\nCookie: a=b\r\n\r\n", NULL, 0,
-	       false);
-	ask_h1(server, &fd, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4096\r\n\r\n", body, 4096,
-	       false);
-	ask_h1(server, &fd, "GET /stream HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, false);
+	bool all = true;
+	all &= ask_h1(server, &fd, "GET /hello?name=some%20one HTTP/1.1\r\nHost: h\r\nCookie: a=b\r\n\r\n",
+	              NULL, 0, false);
+	all &= ask_h1(server, &fd, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4096\r\n\r\n", body,
+	              4096, false);
+	all &= ask_h1(server, &fd, "GET /stream HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, false);
 	snprintf(head, sizeof(head), "POST /weigh HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", UPLOAD);
-	ask_h1(server, &fd, head, body, UPLOAD, false);
-	ask_h1(server, &fd, "HEAD /hello HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, true);
-	ask_h1(server, &fd, "DELETE /hello HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, false);
+	all &= ask_h1(server, &fd, head, body, UPLOAD, false);
+	all &= ask_h1(server, &fd, "HEAD /hello HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, true);
+	all &= ask_h1(server, &fd, "DELETE /hello HTTP/1.1\r\nHost: h\r\n\r\n", NULL, 0, false);
 	if (fd >= 0)
 		close(fd);
 	fd = http_peer_connect(server);
 	http_peer_send(fd, "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
 	http_peer_reset(fd);
+	return all;
 }
 
 Test(http_faults, of_memory_over_h1, .timeout = 300)
@@ -279,11 +289,12 @@ Test(http_faults, of_memory_over_h1, .timeout = 300)
 
 /* ---- HTTPS: what is GnuTLS's own does not fail, the bridge's does ------------------------------------------- */
 
-static void play_tls(http_peer_server *server)
+static bool play_tls(http_peer_server *server)
 {
 	static const char body[UPLOAD] = {0};
 	tls_peer *p = tls_peer_new(http_peer_connect(server), NULL);
 	char head[128];
+	bool all = false;
 	snprintf(head, sizeof(head), "POST /weigh HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", UPLOAD);
 	if (tls_peer_handshake(p) == 0) {
 		http_peer_response response = {.status = 0};
@@ -293,17 +304,89 @@ static void play_tls(http_peer_server *server)
 		http_peer_clear(&response);
 		if (goes_on && tls_peer_send(p, head) && tls_peer_send_bytes(p, body, UPLOAD)) {
 			response = tls_peer_read(p, false);
+			all = response.status == 200;
 			http_peer_clear(&response);
 		}
 	}
 	tls_peer_close(p);
+	return all;
 }
 
-Test(http_faults, of_memory_over_tls, .timeout = 300)
+static void with_faults_over_tls(bool (*scene)(http_peer_server *server))
 {
 	const certificates *c = certificates_get();
 	const http_tls_options options = {.certificate = c->server, .key = c->server_key};
 	http_tls *tls = http_tls_new(&options, NULL, 0);
-	with_faults(play_tls, tls);
+	with_faults(scene, tls);
 	http_tls_free(tls);
+}
+
+Test(http_faults, of_memory_over_tls, .timeout = 300)
+{
+	with_faults_over_tls(play_tls);
+}
+
+static bool send_frame(tls_peer *p, uint8_t type, uint8_t flags, uint8_t stream, const void *payload,
+                       size_t size)
+{
+	uint8_t head[9] = {0, (uint8_t)(size >> 8), (uint8_t)size, type, flags, 0, 0, 0, stream};
+	return tls_peer_send_bytes(p, head, sizeof(head)) &&
+	       (size == 0 || tls_peer_send_bytes(p, payload, size));
+}
+
+static bool ask_over_tls(tls_peer *p, uint8_t stream, const char *path)
+{
+	const char *const fields[] = {":method", "GET",        ":path", path, ":scheme",
+	                              "https",   ":authority", "h",     NULL};
+	uint8_t block[256];
+	size_t size = h2_block(block, sizeof(block), fields);
+	return send_frame(p, H2_HEADERS, H2_END_STREAM | H2_END_HEADERS, stream, block, size) &&
+	       send_frame(p, H2_WINDOW_UPDATE, 0, stream, "\0\1\0\0", 4);
+}
+
+/* All of size bytes; false: the connection has ended, or hangs. A session ticket makes GnuTLS say that there is none. */
+static bool receive(tls_peer *p, uint8_t *data, size_t size)
+{
+	for (int tickets = 0; size > 0 && tickets < 5;) {
+		ssize_t n = gnutls_record_recv(tls_peer_session(p), data, size);
+		if (n == 0 || (n < 0 && gnutls_error_is_fatal((int)n)))
+			break;
+		tickets += n < 0;
+		data += n > 0 ? n : 0;
+		size -= n > 0 ? (size_t)n : 0;
+	}
+	return size == 0;
+}
+
+/* Reads until so many streams are over, or the connection is. Whether all have ended well. */
+static bool read_streams(tls_peer *p, int left)
+{
+	uint8_t head[9], payload[16 * 1024];
+	bool all = true;
+	while (left > 0 && receive(p, head, sizeof(head))) {
+		size_t size = (size_t)head[1] << 8 | head[2];
+		bool carries = head[3] == H2_DATA || head[3] == H2_HEADERS;
+		if (size > sizeof(payload) || !receive(p, payload, size) || head[3] == H2_GOAWAY)
+			break;
+		left -= head[3] == H2_RST_STREAM || (carries && (head[4] & H2_END_STREAM));
+		all = all && head[3] != H2_RST_STREAM;
+	}
+	return all && left == 0;
+}
+
+static bool play_tls_h2(http_peer_server *server)
+{
+	static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	tls_peer *p = tls_peer_new(http_peer_connect(server), &(tls_peer_options){.alpn = {"h2"}});
+	bool all = tls_peer_handshake(p) == 0 && tls_peer_send_bytes(p, preface, sizeof(preface) - 1) &&
+	           send_frame(p, H2_SETTINGS, 0, 0, NULL, 0) &&
+	           send_frame(p, H2_WINDOW_UPDATE, 0, 0, "\0\4\0\0", 4) && ask_over_tls(p, 1, "/stream") &&
+	           ask_over_tls(p, 3, "/hello") && ask_over_tls(p, 5, "/stream") && read_streams(p, 3);
+	tls_peer_close(p);
+	return all;
+}
+
+Test(http_faults, of_memory_over_tls_and_h2, .timeout = 300)
+{
+	with_faults_over_tls(play_tls_h2);
 }
