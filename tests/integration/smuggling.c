@@ -406,7 +406,7 @@ static void expect_agreement(const proxy_options *how, size_t at_least)
 	options.logs = true;
 	proxy *p = proxy_start(&options);
 	char *address = text("127.0.0.1:%d", proxy_port(p));
-	struct talk *talks = talks_begin(address, how->http2 ? "websocket" : NULL);
+	struct talk *talks = talks_begin(address, how->http2 ? "Upgrade:" : NULL);
 	talks_send(talks, SIZE_MAX / 2);
 	talks_read(talks, 20000);
 	for (size_t i = 0; i < smuggling_count; i++)
@@ -446,7 +446,7 @@ Test(smuggling, through_lenient_haproxy, .timeout = 120)
 }
 
 /*
- * All requests share one connection here. HAProxy cannot pass an Upgrade to a WebSocket on over it, and then resets a
+ * All requests share one connection here. HAProxy cannot pass an Upgrade on over it, and then resets a
  * stream that it has not opened, which by RFC 9113 (6.4) is the end of the connection and of all requests on it.
  */
 Test(smuggling, through_haproxy_to_http2, .timeout = 120)
