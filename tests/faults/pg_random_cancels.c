@@ -14,7 +14,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <dirent.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -228,17 +227,6 @@ static void *work_on_thread(void *arg)
 	return NULL;
 }
 
-static int open_files(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int n = 0;
-	while (dir && readdir(dir))
-		n++;
-	if (dir)
-		closedir(dir);
-	return n;
-}
-
 /* What is allocated, where that can be asked. TLS keeps some 300 KiB for itself. */
 static long allocated(void)
 {
@@ -296,7 +284,7 @@ static void run_chaos(const char *server, const char *conninfo, pg_statements st
 	activity *direct = activity_open(server);
 	free(activity_sql(direct, "CREATE TABLE chaos (worker int, number int, note text)"));
 	free(activity_sql(direct, "CREATE TABLE told (worker int, number int, outcome text)"));
-	int files = open_files();
+	int files = support_open_files();
 	long bytes = allocated();
 	chaos c = {.cancels_wanted = wanted ? atoi(wanted) : CANCELS};
 	c.t = test_pool_open(POOL, &(pg_pool_options){.conninfo = conninfo, .statements = statements});
@@ -331,8 +319,9 @@ static void run_chaos(const char *server, const char *conninfo, pg_statements st
 	             0),
 	          "one that was not is not");
 	test_pool_close(c.t);
-	fprintf(stderr, "after it: %d files, %ld bytes\n", open_files(), allocated());
-	cr_expect(le(int, open_files(), files + WORKERS), "threads keep an eventfd each until they end");
+	fprintf(stderr, "after it: %d files, %ld bytes\n", support_open_files(), allocated());
+	cr_expect(le(int, support_open_files(), files + WORKERS),
+	          "threads keep an eventfd each until they end");
 	cr_expect(allocated() - bytes < 1024 * 1024, "%ld bytes more are allocated than before",
 	          allocated() - bytes);
 	cr_expect(activity_becomes(direct, (activity_of){.state = "active", .query = "%pg_sleep%"}, 0, 5000));

@@ -52,12 +52,27 @@ http_peer_server *http_peer_prepare(const http_server_options *options)
 	return s;
 }
 
+static void start(http_peer_server *s)
+{
+	if (pthread_create(&s->thread, NULL, serve, s) != 0)
+		die("pthread_create");
+}
+
 void http_peer_begin(http_peer_server *s, http_tls *tls)
 {
 	if (http_listen_tls(s->server, "127.0.0.1:0", tls, s->address, sizeof(s->address)) != 0)
 		die("http_listen");
-	if (pthread_create(&s->thread, NULL, serve, s) != 0)
-		die("pthread_create");
+	start(s);
+}
+
+http_peer_server *http_peer_start(http_server *server, ctx *base)
+{
+	http_peer_server *s = calloc(1, sizeof(*s));
+	if (!s || !(s->ctx = ctx_with_cancel(base ? base : ctx_background())))
+		die("ctx_with_cancel");
+	s->server = server;
+	start(s);
+	return s;
 }
 
 http_peer_server *http_peer_serve_tls(const http_server_options *options, const http_peer_route *routes,
@@ -179,6 +194,20 @@ void http_peer_reset(int fd)
 	struct linger linger = {.l_onoff = 1};
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 	close(fd);
+}
+
+int http_peer_leave(int fd, enum http_peer_way way)
+{
+	if (way == BY_RESET) {
+		http_peer_reset(fd);
+		return -1;
+	}
+	if (way == BY_HALF_CLOSE) {
+		shutdown(fd, SHUT_WR);
+		return fd;
+	}
+	close(fd);
+	return -1;
 }
 
 /* Bytes read so far, NUL-terminated. */

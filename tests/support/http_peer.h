@@ -36,6 +36,12 @@ http_peer_server *http_peer_serve_tls(const http_server_options *options, const 
 http_peer_server *http_peer_prepare(const http_server_options *options);
 void http_peer_begin(http_peer_server *s, http_tls *tls);
 
+/*
+ * Serves what the test has made itself and has listen, under a child of base (NULL: the background). It becomes the
+ * http_peer_server's, whose address is not known.
+ */
+http_peer_server *http_peer_start(http_server *server, ctx *base);
+
 /* The server within, for statistics and http_server_abort; its address, "127.0.0.1:12345". Borrowed. */
 http_server *http_peer_server_of(const http_peer_server *s);
 const char *http_peer_address(const http_peer_server *s);
@@ -64,6 +70,10 @@ bool http_peer_send_bytes(int fd, const void *data, size_t size);
 
 /* Closes so that the other side gets a reset. */
 void http_peer_reset(int fd);
+
+/* The ways in which a client can leave. What is returned is to be closed later, or -1. */
+enum http_peer_way { BY_FIN, BY_RESET, BY_HALF_CLOSE, WAYS_TO_LEAVE };
+int http_peer_leave(int fd, enum http_peer_way way);
 
 /* A response as it came. */
 typedef struct http_peer_response {

@@ -1,6 +1,7 @@
 #include "support.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
@@ -138,4 +139,31 @@ long support_peak_kib(void)
 	struct rusage usage;
 	getrusage(RUSAGE_SELF, &usage);
 	return usage.ru_maxrss;
+}
+
+int support_open_files(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int count = -3; /* ".", ".." and the directory's own */
+
+	if (!dir)
+		return -1;
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+int support_threads(void)
+{
+	char line[128];
+	int count = -1;
+	FILE *status = fopen("/proc/self/status", "r");
+
+	while (status && fgets(line, sizeof line, status))
+		if (sscanf(line, "Threads: %d", &count) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return count;
 }

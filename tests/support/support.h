@@ -48,6 +48,10 @@ long support_peak_kib(void);
 /* Sorts the values: the middle one. */
 double support_median(double values[], int count);
 
+/* How many files this process has open, and how many threads it has. -1 on failure. */
+int support_open_files(void);
+int support_threads(void);
+
 /* A TCP port on 127.0.0.1 that was free a moment ago, or -1. */
 int support_free_port(void);
 

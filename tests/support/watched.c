@@ -48,3 +48,13 @@ void waits_until_done(http_request *request, http_response *response)
 	http_response_text(response, 200, "nobody will read this");
 	atomic_fetch_add(&seen.returned, 1);
 }
+
+void floods_until_done(http_request *request, http_response *response)
+{
+	static const char data[4096];
+	(void)request;
+	atomic_fetch_add(&seen.entered, 1);
+	while (http_write(response, data, sizeof(data)) == 0)
+		;
+	atomic_fetch_add(&seen.returned, 1);
+}

@@ -33,7 +33,7 @@ extern const http_server_options watched;
 /* Answers 200: "hello", or with the size of the body. */
 http_handler answers_hello, answers_body_size;
 
-/* Waits for the end of its context. */
-http_handler waits_until_done;
+/* Waits for the end of its context; or streams until then. */
+http_handler waits_until_done, floods_until_done;
 
 #endif

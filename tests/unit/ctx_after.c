@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -227,21 +226,6 @@ Test(ctx_after, may_stop_itself_and_cancel_its_context_from_within, .timeout = 6
 
 /* ---- What is left behind ----------------------------------------------------------------------------------- */
 
-static int threads(void)
-{
-	char line[128];
-	int n = -1;
-	FILE *status = fopen("/proc/self/status", "r");
-
-	while (status && fgets(line, sizeof line, status)) {
-		if (sscanf(line, "Threads: %d", &n) == 1)
-			break;
-	}
-	if (status)
-		fclose(status);
-	return n;
-}
-
 static void destroyed(void *value)
 {
 	atomic_fetch_add((atomic_int *)value, 1);
@@ -282,11 +266,11 @@ Test(ctx_after, registering_costs_no_thread_of_its_own, .timeout = 60)
 	int before;
 
 	a[0] = ctx_after_func(c, note, &p);
-	before = threads();
+	before = support_threads();
 	cr_assert_gt(before, 0);
 	for (int i = 1; i < 500; i++)
 		a[i] = ctx_after_func(c, note, &p);
-	cr_assert_eq(threads(), before);
+	cr_assert_eq(support_threads(), before);
 	for (int i = 0; i < 500; i++)
 		cr_assert(ctx_after_stop(a[i]));
 }
@@ -314,14 +298,14 @@ Test(ctx_after, a_stopped_registration_is_off_its_context_before_its_place_is_ta
 
 static bool at_most(void *arg)
 {
-	return threads() <= *(int *)arg;
+	return support_threads() <= *(int *)arg;
 }
 
 Test(ctx_after, helpers_that_are_not_needed_leave, .timeout = 60)
 {
 	static gate g;
 	ctx_auto *c = ctx_with_cancel(ctx_background());
-	int none = threads(), few = none + 8;
+	int none = support_threads(), few = none + 8;
 
 	sem_init(&g.entered, 0, 0);
 	sem_init(&g.open, 0, 0);
@@ -332,11 +316,12 @@ Test(ctx_after, helpers_that_are_not_needed_leave, .timeout = 60)
 		while (sem_wait(&g.entered) != 0)
 			;
 	}
-	cr_assert_geq(threads(), none + 50);
+	cr_assert_geq(support_threads(), none + 50);
 	for (int i = 0; i < 50; i++)
 		sem_post(&g.open);
-	cr_assert(eventually(at_most, &few, 1500), "most at once: %d threads", threads());
-	cr_assert(eventually(at_most, &none, 20000), "and the rest after a while: %d threads", threads());
+	cr_assert(eventually(at_most, &few, 1500), "most at once: %d threads", support_threads());
+	cr_assert(eventually(at_most, &none, 20000), "and the rest after a while: %d threads",
+	          support_threads());
 }
 
 /* ---- Races and failures -------------------------------------------------------------------------------------- */

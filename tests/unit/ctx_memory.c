@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 
 #include <tether/ctx.h>
 
@@ -270,31 +269,16 @@ Test(ctx_memory, cancelling_and_expiring_need_none, .timeout = 60)
 
 /* ---- Costs ------------------------------------------------------------------------------------------------------ */
 
-static int threads(void)
-{
-	char line[128];
-	int n = -1;
-	FILE *status = fopen("/proc/self/status", "r");
-
-	while (status && fgets(line, sizeof line, status)) {
-		if (sscanf(line, "Threads: %d", &n) == 1)
-			break;
-	}
-	if (status)
-		fclose(status);
-	return n;
-}
-
 Test(ctx_memory, deriving_costs_no_thread_and_no_watcher, .timeout = 60)
 {
 	enum { CONTEXTS = 900 };
 	ctx *c[CONTEXTS];
-	int before = threads(), after;
+	int before = support_threads(), after;
 
 	cr_assert_gt(before, 0);
 	for (int i = 0; i < CONTEXTS; i++)
 		c[i] = ways[i % (WAYS - 1)].derive(i % 3 ? c[i - 1] : ctx_background());
-	after = threads();
+	after = support_threads();
 	for (int i = CONTEXTS - 1; i >= 0; i--)
 		ctx_end(c[i]);
 	cr_assert_leq(after, before + 1, "one for all the deadlines: %d", after - before);

@@ -4,7 +4,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,33 +99,18 @@ static void greets(http_request *request, http_response *response)
 	http_response_text(response, ctx_err(c) ? 500 : 200, ctx_value(c, &greeting));
 }
 
-struct serving {
-	http_server *server;
-	ctx *ctx;
-};
-
-static void *serve(void *arg)
-{
-	struct serving *s = arg;
-	http_serve(s->server, s->ctx);
-	return NULL;
-}
-
 Test(http_context, values_of_the_servers_context_come_down, .timeout = 60)
 {
 	ctx *base = ctx_with_value(ctx_background(), &greeting, "hello from the base");
-	struct serving s = {.server = http_server_new(NULL), .ctx = ctx_with_cancel(base)};
+	http_server *server = http_server_new(NULL);
 	char address[64];
-	cr_assert(eq(int, http_handle(s.server, "GET /", greets, NULL), 0));
-	cr_assert(eq(int, http_listen(s.server, "127.0.0.1:0", address, sizeof(address)), 0));
-	pthread_t thread;
-	cr_assert(eq(int, pthread_create(&thread, NULL, serve, &s), 0));
+	cr_assert(eq(int, http_handle(server, "GET /", greets, NULL), 0));
+	cr_assert(eq(int, http_listen(server, "127.0.0.1:0", address, sizeof(address)), 0));
+	http_peer_server *serving = http_peer_start(server, base);
 	int fd = http_peer_connect_to(address);
 	ask_on(fd, "/", "hello from the base");
 	close(fd);
-	ctx_end(s.ctx);
-	pthread_join(thread, NULL);
-	http_server_free(s.server);
+	http_peer_stop(serving);
 	ctx_release(base);
 }
 

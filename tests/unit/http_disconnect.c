@@ -4,7 +4,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -36,24 +35,7 @@ static const http_peer_route routes[] = {{"GET /wait", waits_until_done, NULL},
 
 /* ---- Ways to leave ----------------------------------------------------------------------------------- */
 
-enum way { FIN, RESET, HALF_CLOSE, WAYS };
-
 static const char *const names[] = {"FIN", "reset", "half-close"};
-
-/* Leaves; what is returned is to be closed later, or -1. */
-static int leave(int fd, enum way way)
-{
-	if (way == RESET) {
-		http_peer_reset(fd);
-		return -1;
-	}
-	if (way == HALF_CLOSE) {
-		shutdown(fd, SHUT_WR);
-		return fd;
-	}
-	close(fd);
-	return -1;
-}
 
 /* The stages of a request in which a client may leave: what it has sent by then, and what must be so. */
 struct stage {
@@ -82,7 +64,7 @@ Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 	http_peer_server *server = http_peer_serve(&watched_contexts, routes);
 	int over = 0;
 	for (size_t s = 0; s < sizeof(stages) / sizeof(*stages); s++)
-		for (enum way way = FIN; way < WAYS; way++) {
+		for (enum http_peer_way way = BY_FIN; way < WAYS_TO_LEAVE; way++) {
 			const struct stage *stage = &stages[s];
 			int begun = seen.begun, entered = seen.entered;
 			int fd = http_peer_connect(server);
@@ -91,7 +73,7 @@ Test(http_disconnect, ends_the_context_at_any_stage, .timeout = 120)
 			          stage->name);
 			cr_assert(eventually_counts(&seen.entered, entered + stage->entered, 10000), "%s",
 			          stage->name);
-			int rest = leave(fd, way);
+			int rest = http_peer_leave(fd, way);
 			over += stage->begun;
 			cr_assert(eventually_counts(&seen.done, over, 10000),
 			          "%s, %s: the request is not over", stage->name, names[way]);
@@ -156,7 +138,7 @@ Test(http_disconnect, takes_the_request_out_of_a_queue, .timeout = 60)
 	/* From the middle, the end and the front. */
 	for (int i = 0; i < 30; i++) {
 		int at = (i * 7 + 13) % 30;
-		int rest = leave(fds[at], (enum way)(i % WAYS));
+		int rest = http_peer_leave(fds[at], (enum http_peer_way)(i % WAYS_TO_LEAVE));
 		cr_assert(eventually(queue_is, &(size_t){(size_t)(29 - i)}, 10000));
 		if (rest >= 0)
 			close(rest);
@@ -175,7 +157,7 @@ Test(http_disconnect, together_with_the_request, .timeout = 120)
 		int fd = http_peer_connect(server);
 		http_peer_send(fd, i % 2 ? "GET /wait HTTP/1.1\r\nHost: h\r\n\r\n"
 		                         : "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
-		int rest = leave(fd, (enum way)(i % WAYS));
+		int rest = http_peer_leave(fd, (enum http_peer_way)(i % WAYS_TO_LEAVE));
 		if (rest >= 0) {
 			cr_assert(http_peer_closed(rest));
 			close(rest);
@@ -193,13 +175,13 @@ Test(http_disconnect, together_with_the_request, .timeout = 120)
 Test(http_disconnect, leaving_after_the_answer_is_none, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(&watched_contexts, routes);
-	for (enum way way = FIN; way < WAYS; way++) {
+	for (enum http_peer_way way = BY_FIN; way < WAYS_TO_LEAVE; way++) {
 		int fd = http_peer_connect(server);
 		http_peer_send(fd, "GET /hello HTTP/1.1\r\nHost: h\r\n\r\n");
 		http_peer_response response = http_peer_read(fd, false);
 		cr_expect(eq(int, response.status, 200));
 		http_peer_clear(&response);
-		int rest = leave(fd, way);
+		int rest = http_peer_leave(fd, way);
 		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", names[way]);
 		if (rest >= 0)
 			close(rest);
@@ -307,25 +289,15 @@ Test(http_disconnect, a_half_closed_client_cannot_wait_for_half_a_request, .time
 
 /* ---- Nothing is left behind -------------------------------------------------------------------------- */
 
-static size_t open_files(void)
-{
-	size_t n = 0;
-	DIR *dir = opendir("/proc/self/fd");
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 struct baseline {
 	http_peer_server *server;
-	size_t files;
+	int files;
 };
 
 static bool back_at_baseline(void *arg)
 {
 	const struct baseline *baseline = arg;
-	return http_peer_is_quiet(baseline->server) && open_files() == baseline->files;
+	return http_peer_is_quiet(baseline->server) && support_open_files() == baseline->files;
 }
 
 enum { BATCH = 50 };
@@ -341,7 +313,7 @@ static void leave_many(http_peer_server *server, int total)
 		}
 		cr_assert(eventually_counts(&seen.entered, entered + BATCH, 10000));
 		for (int j = 0; j < BATCH; j++)
-			rests[j] = leave(fds[j], (enum way)(j % WAYS));
+			rests[j] = http_peer_leave(fds[j], (enum http_peer_way)(j % WAYS_TO_LEAVE));
 		for (int j = 0; j < BATCH; j++)
 			if (rests[j] >= 0)
 				close(rests[j]);
@@ -356,7 +328,7 @@ Test(http_disconnect, ten_thousand_leave_nothing_behind, .timeout = 300)
 	struct baseline baseline = {.server = http_peer_serve(&options, routes)};
 	leave_many(baseline.server, 2 * BATCH); /* what is made on first use has been made */
 	cr_assert(eventually(http_peer_is_quiet, baseline.server, 10000));
-	baseline.files = open_files();
+	baseline.files = support_open_files();
 	http_server_stats before, after;
 	http_server_stats_get(http_peer_server_of(baseline.server), &before);
 

@@ -27,20 +27,10 @@ static void stubborn(http_request *request, http_response *response)
 	atomic_fetch_add(&seen.returned, 1);
 }
 
-static void floods(http_request *request, http_response *response)
-{
-	static const char data[4096];
-	(void)request;
-	atomic_fetch_add(&seen.entered, 1);
-	while (http_write(response, data, sizeof(data)) == 0)
-		;
-	atomic_fetch_add(&seen.returned, 1);
-}
-
 static const http_peer_route routes[] = {
-	{"GET /hello", answers_hello, NULL},   {"POST /hello", answers_hello, NULL},
-	{"GET /wait", waits_until_done, NULL}, {"GET /stubborn", stubborn, NULL},
-	{"GET /flood", floods, NULL},          {0}};
+	{"GET /hello", answers_hello, NULL},     {"POST /hello", answers_hello, NULL},
+	{"GET /wait", waits_until_done, NULL},   {"GET /stubborn", stubborn, NULL},
+	{"GET /flood", floods_until_done, NULL}, {0}};
 
 /* Since it was so many KiB. What sanitizers and valgrind add is not counted. */
 static void expect_grown_less(long before, long mib)

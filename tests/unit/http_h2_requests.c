@@ -3,7 +3,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -303,22 +302,15 @@ static int connect_unix(const char *path)
 	return fd;
 }
 
-static void *serve(void *server)
-{
-	http_serve(server, ctx_background());
-	return NULL;
-}
-
 Test(http_h2_requests, over_a_unix_socket, .timeout = 60)
 {
 	char path[64], address[80];
-	pthread_t thread;
 	snprintf(path, sizeof(path), "/tmp/tether-h2-%d", getpid());
 	snprintf(address, sizeof(address), "unix:%s", path);
 	http_server *server = http_server_new(&(http_server_options){.workers = 1});
 	cr_assert(eq(int, http_handle(server, "GET /hello", answers, NULL), 0));
 	cr_assert(eq(int, http_listen(server, address, NULL, 0), 0));
-	cr_assert(eq(int, pthread_create(&thread, NULL, serve, server), 0));
+	http_peer_server *serving = http_peer_start(server, NULL);
 	for (int cut = 0; cut < 2; cut++) {
 		h2_peer *p = h2_peer_open(connect_unix(path));
 		if (cut) {
@@ -337,6 +329,5 @@ Test(http_h2_requests, over_a_unix_socket, .timeout = 60)
 		h2_peer_close(p);
 	}
 	http_server_abort(server);
-	pthread_join(thread, NULL);
-	http_server_free(server);
+	http_peer_stop(serving);
 }

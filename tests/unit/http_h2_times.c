@@ -10,20 +10,10 @@
 #include "support.h"
 #include "watched.h"
 
-static void floods(http_request *request, http_response *response)
-{
-	static const char data[4096];
-	(void)request;
-	atomic_fetch_add(&seen.entered, 1);
-	while (http_write(response, data, sizeof(data)) == 0)
-		;
-	atomic_fetch_add(&seen.returned, 1);
-}
-
 static const http_peer_route routes[] = {{"GET /hello", answers_hello, NULL},
                                          {"POST /hello", answers_hello, NULL},
                                          {"GET /wait", waits_until_done, NULL},
-                                         {"GET /flood", floods, NULL},
+                                         {"GET /flood", floods_until_done, NULL},
                                          {0}};
 
 static const int64_t short_time = 200 * CTX_MILLISECOND;

@@ -210,18 +210,6 @@ static http_peer_server *serve_the_last(const http_server_options *options)
 	return server;
 }
 
-struct serving {
-	http_server *server;
-	ctx *ctx;
-};
-
-static void *serve(void *arg)
-{
-	struct serving *s = arg;
-	http_serve(s->server, s->ctx);
-	return NULL;
-}
-
 static bool twenty_by(http_peer_server *server, const char *name)
 {
 	for (int i = 0; i < 20; i++) {
@@ -248,13 +236,12 @@ Test(http_handover, new_connections_are_for_the_next_from_when_it_serves, .timeo
 {
 	http_server_options options = {.share_port = true, .drain_delay = 1000 * CTX_SECOND, .workers = 1};
 	http_peer_server *last = serve_the_last(&options);
-	struct serving next = {.server = http_server_new(&options), .ctx = ctx_with_cancel(ctx_background())};
-	cr_assert(eq(int, http_handle(next.server, "GET /", says_name, "next"), 0));
-	cr_assert(eq(int, http_listen(next.server, http_peer_address(last), NULL, 0), 0));
+	http_server *next = http_server_new(&options);
+	cr_assert(eq(int, http_handle(next, "GET /", says_name, "next"), 0));
+	cr_assert(eq(int, http_listen(next, http_peer_address(last), NULL, 0), 0));
 	for (int i = 0; i < 10; i++)
 		cr_expect(twenty_by(last, "last"));
-	pthread_t thread;
-	cr_assert(eq(int, pthread_create(&thread, NULL, serve, &next), 0));
+	http_peer_server *the_next = http_peer_start(next, NULL);
 	cr_expect(eventually(twenty_by_the_next, last, 10000));
 	for (int i = 0; i < 10; i++)
 		cr_expect(twenty_by_the_next(last));
@@ -264,10 +251,8 @@ Test(http_handover, new_connections_are_for_the_next_from_when_it_serves, .timeo
 		cr_expect(twenty_by_the_next(last));
 	http_server_abort(http_peer_server_of(last));
 	http_peer_stop(last);
-	http_server_abort(next.server);
-	pthread_join(thread, NULL);
-	http_server_free(next.server);
-	ctx_release(next.ctx);
+	http_server_abort(next);
+	http_peer_stop(the_next);
 }
 
 /* A handshake that began with it would be lost if it went at once. What has come to it meanwhile it serves. */

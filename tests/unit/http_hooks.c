@@ -4,10 +4,8 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <tether/loop.h>
@@ -107,30 +105,18 @@ static void say_base(http_request *request, http_response *response)
 	http_response_text(response, 200, value ? value : "none");
 }
 
-static http_server *served;
-
-static void *serve(void *arg)
-{
-	http_serve(served, arg);
-	return NULL;
-}
-
 Test(http_hooks, contexts_have_the_values_of_the_servers, .timeout = 60)
 {
 	static const ctx_key key = {.name = "base"};
 	char bound[64], body[64] = "";
 	ctx *with_value = ctx_with_value(ctx_background(), &key, "from the base");
-	ctx *c = ctx_with_cancel(with_value);
-	served = http_server_new(NULL);
-	cr_assert(eq(int, http_handle(served, "GET /", say_base, (void *)(uintptr_t)&key), 0));
-	cr_assert(eq(int, http_listen(served, "127.0.0.1:0", bound, sizeof(bound)), 0));
-	pthread_t thread;
-	pthread_create(&thread, NULL, serve, c);
+	http_server *server = http_server_new(NULL);
+	cr_assert(eq(int, http_handle(server, "GET /", say_base, (void *)(uintptr_t)&key), 0));
+	cr_assert(eq(int, http_listen(server, "127.0.0.1:0", bound, sizeof(bound)), 0));
+	http_peer_server *serving = http_peer_start(server, with_value);
 	cr_expect(eq(int, http_get(ctx_background(), bound, "/", body, sizeof(body)), 200));
 	cr_expect(eq(str, body, "from the base"));
-	ctx_end(c);
-	pthread_join(thread, NULL);
-	http_server_free(served);
+	http_peer_stop(serving);
 	ctx_release(with_value);
 }
 

@@ -6,7 +6,6 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,6 +14,8 @@
 #include <unistd.h>
 
 #include <tether/http.h>
+
+#include "http_peer.h"
 
 static char address[64];
 static const char *path;
@@ -66,14 +67,6 @@ Test(http_listen, addresses)
 	http_server_free(server);
 }
 
-static http_server *served;
-
-static void *serve(void *c)
-{
-	http_serve(served, c);
-	return NULL;
-}
-
 static size_t add_to(char *data, size_t size, size_t n, void *string)
 {
 	strncat(string, data, size * n);
@@ -83,22 +76,21 @@ static size_t add_to(char *data, size_t size, size_t n, void *string)
 Test(http_listen, a_path_serves_and_is_removed_at_the_end)
 {
 	char bound[64], body[64] = "";
-	ctx *c = ctx_with_cancel(ctx_background());
+	http_server *server = NULL;
 	/* The socket that a server which died has left does not stand in the way; one in use does. */
 	for (int round = 0; round < 2; round++) {
-		served = http_server_new(NULL);
-		cr_assert(eq(int, http_listen(served, address, bound, sizeof(bound)), 0));
+		server = http_server_new(NULL);
+		cr_assert(eq(int, http_listen(server, address, bound, sizeof(bound)), 0));
 		cr_expect(eq(str, bound, address));
 		if (round == 1)
 			break;
 		http_server *second = http_server_new(NULL);
 		cr_expect(eq(int, http_listen(second, address, NULL, 0), -1));
 		http_server_free(second);
-		http_server_free(served);
+		http_server_free(server);
 	}
-	cr_assert(eq(int, http_handle(served, "GET /", say_hello, NULL), 0));
-	pthread_t thread;
-	pthread_create(&thread, NULL, serve, c);
+	cr_assert(eq(int, http_handle(server, "GET /", say_hello, NULL), 0));
+	http_peer_server *serving = http_peer_start(server, NULL);
 	CURL *curl = curl_easy_init();
 	curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/");
 	curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
@@ -107,9 +99,7 @@ Test(http_listen, a_path_serves_and_is_removed_at_the_end)
 	cr_expect(eq(int, (int)curl_easy_perform(curl), CURLE_OK));
 	cr_expect(eq(str, body, "hello"));
 	curl_easy_cleanup(curl);
-	ctx_end(c);
-	pthread_join(thread, NULL);
-	http_server_free(served);
+	http_peer_stop(serving);
 	cr_expect(eq(int, access(path, F_OK), -1));
 }
 

@@ -228,25 +228,20 @@ Test(http_stream, leaving_ends_a_write_that_waits, .timeout = 60)
 {
 	http_peer_server *server =
 		http_peer_serve(&watched, (http_peer_route[]){{"GET /flood", flood, NULL}, {0}});
-	for (int way = 0; way < 3; way++) {
+	for (int way = 0; way < WAYS_TO_LEAVE; way++) {
 		written = 0;
 		int fd = http_peer_connect_narrow(server);
 		http_peer_send(fd, "GET /flood HTTP/1.1\r\nHost: h\r\n\r\n");
 		wait_for_standstill();
-		if (way == 0)
-			http_peer_reset(fd);
-		else if (way == 1)
-			close(fd);
-		else
-			shutdown(fd, SHUT_WR);
+		int rest = http_peer_leave(fd, (enum http_peer_way)way);
 		cr_assert(eventually_counts(&seen.returned, way + 1, 10000), "way %d", way);
 		cr_assert(eventually_counts(&seen.done, way + 1, 10000), "way %d", way);
 		cr_expect(eq(int, result, -1));
 		cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(ptr, (void *)seen.done_cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(int, seen.status, 499));
-		if (way == 2)
-			close(fd);
+		if (rest >= 0)
+			close(rest);
 	}
 	http_peer_stop(server);
 	cr_expect(eq(int, seen.done, 3));
@@ -266,7 +261,7 @@ Test(http_stream, leaving_ends_a_handler_that_waits_elsewhere, .timeout = 60)
 {
 	http_peer_server *server =
 		http_peer_serve(&watched, (http_peer_route[]){{"GET /", starts_then_waits, NULL}, {0}});
-	for (int way = 0; way < 3; way++) {
+	for (int way = 0; way < WAYS_TO_LEAVE; way++) {
 		char text[512];
 		size_t size = 0;
 		int fd = http_peer_connect(server);
@@ -275,19 +270,14 @@ Test(http_stream, leaving_ends_a_handler_that_waits_elsewhere, .timeout = 60)
 			cr_assert(eq(int, (int)recv(fd, text + size++, 1, 0), 1));
 		while (size < 5 ||
 		       memcmp(text + size - 5, "first", 5) != 0); /* what is written is sent, not kept */
-		if (way == 0)
-			http_peer_reset(fd);
-		else if (way == 1)
-			close(fd);
-		else
-			shutdown(fd, SHUT_WR);
+		int rest = http_peer_leave(fd, (enum http_peer_way)way);
 		cr_assert(eventually_counts(&seen.done, way + 1, 10000), "way %d", way);
 		cr_expect(eq(int, result, -1));
 		cr_expect(eq(int, seen.returned, way + 1));
 		cr_expect(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED));
 		cr_expect(eq(int, seen.status, 499));
-		if (way == 2)
-			close(fd);
+		if (rest >= 0)
+			close(rest);
 	}
 	http_peer_stop(server);
 	cr_expect(eq(int, seen.done, 3));

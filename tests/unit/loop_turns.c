@@ -5,7 +5,6 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -474,14 +473,6 @@ Test(loop_turns, current, .timeout = 30)
  * Of a loop that could not be made nothing is left but what libuv 1.44 forgets itself: uv_loop_init, when it
  * fails after epoll_create, does not close that.
  */
-static int open_descriptors(void)
-{
-	int count = 0;
-	for (int fd = 0; fd < 256; fd++)
-		count += fcntl(fd, F_GETFD) >= 0;
-	return count;
-}
-
 Test(loop_turns, no_descriptors_left_is_an_error, .timeout = 30)
 {
 	struct rlimit limit;
@@ -489,7 +480,7 @@ Test(loop_turns, no_descriptors_left_is_an_error, .timeout = 30)
 	loop_free(loop_new(NULL)); /* libuv's first loop of a process opens a pipe, and aborts if it cannot */
 	int next = dup(0);
 	close(next);
-	int before = open_descriptors();
+	int before = support_open_files();
 	int made = 0, failed = 0;
 	for (int room = 0; room < 12; room++) {
 		struct rlimit tight = {(rlim_t)(next + room), limit.rlim_max};
@@ -500,7 +491,7 @@ Test(loop_turns, no_descriptors_left_is_an_error, .timeout = 30)
 		*(l ? &made : &failed) += 1;
 		loop_free(l);
 		setrlimit(RLIMIT_NOFILE, &limit);
-		cr_expect(le(int, open_descriptors(), before + (l ? 0 : 1)));
+		cr_expect(le(int, support_open_files(), before + (l ? 0 : 1)));
 		close(next);
 	}
 	cr_expect(ge(int, made, 1));

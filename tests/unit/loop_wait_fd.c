@@ -16,6 +16,7 @@
 #include "alloc_fault.h"
 #include "loops.h"
 #include "socket_pair.h"
+#include "support.h"
 
 /* ---- On fibers and on threads -------------------------------------------------------------------------------- */
 
@@ -302,19 +303,11 @@ static void *wait_once(void *arg)
 	return (void *)got;
 }
 
-static int open_descriptors(void)
-{
-	int count = 0;
-	for (int fd = 0; fd < 256; fd++)
-		count += fcntl(fd, F_GETFD) >= 0;
-	return count;
-}
-
 Test(loop_wait_fd, a_threads_own_descriptor_ends_with_the_thread, .timeout = 60)
 {
 	int ends[2];
 	socket_pair(ends);
-	int before = open_descriptors();
+	int before = support_open_files();
 	for (int i = 0; i < 50; i++) {
 		pthread_t thread;
 		void *got;
@@ -322,7 +315,7 @@ Test(loop_wait_fd, a_threads_own_descriptor_ends_with_the_thread, .timeout = 60)
 		pthread_join(thread, &got);
 		cr_assert(eq(int, (int)(intptr_t)got, -1));
 	}
-	cr_assert(eq(int, open_descriptors(), before));
+	cr_assert(eq(int, support_open_files(), before));
 	socket_pair_close(ends);
 }
 
