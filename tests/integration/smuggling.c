@@ -272,10 +272,10 @@ static void expect_fates(size_t piece, int64_t patience)
 	struct talk *talks = talks_begin(http_peer_address(server), NULL);
 	talks_send(talks, piece);
 	talks_read(talks, 20000);
+	http_peer_stop(server);
 	for (size_t i = 0; i < smuggling_count; i++)
 		expect_fate(i, &talks[i], piece > 1);
 	talks_end(talks);
-	http_peer_stop(server);
 	for (size_t i = 0; i < seen.begun_count; i++)
 		cr_expect_null(strstr(seen.begun[i], SMUGGLED), "%s", seen.begun[i]);
 	forget();

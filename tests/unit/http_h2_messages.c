@@ -291,6 +291,35 @@ static void expect_problem(h2_answer *answer, int status)
 	cr_expect(answer->ended);
 }
 
+/* Each is the affair of its stream alone. */
+Test(http_h2_messages, refusals_are_problems, .timeout = 60)
+{
+	static const struct {
+		const char *method, *target;
+		int status;
+	} cases[] = {{"PUT", "/hello", 405},
+	             {"GET", "/nowhere", 404},
+	             {"GET", "/hello/%00", 400},
+	             {"GET", "/hello?a=%1", 400},
+	             {"DELETE", "/hello?a=b", 405}};
+	http_peer_server *server = http_peer_serve(&watched, routes);
+	h2_peer *p = h2_peer_connect(server);
+	uint32_t id = 1;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++, id += 2) {
+		h2_peer_ask(p, id, cases[i].method, cases[i].target);
+		h2_answer *answer = h2_peer_answer(p, id);
+		expect_problem(answer, cases[i].status);
+		const char *allow = h2_answer_field(answer, "allow");
+		cr_expect(eq(str, (char *)(allow ? allow : ""),
+		             cases[i].status == 405 ? "GET, HEAD, POST" : ""));
+	}
+	h2_peer_ask(p, id, "GET", "/hello");
+	cr_expect(eq(int, h2_peer_answer(p, id)->status, 200));
+	h2_peer_close(p);
+	http_peer_stop(server);
+	cr_expect(eq(int, handled, 1));
+}
+
 Test(http_h2_messages, s10_5_1_header_lists_too_large, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(&watched, routes);
