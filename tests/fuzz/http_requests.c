@@ -140,12 +140,13 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 	size_t size;
 	const char *body = http_body(request, &size);
 	const char *route = http_request_route(request);
-	bool early = (route && strcmp(route, "/early/") == 0) || outcome->status == 308;
+	/* Bodies that no handler has seen, or not all of. */
+	bool early = (route && strcmp(route, "/early/") == 0) || outcome->status == 308 ||
+	             outcome->status == 413 || outcome->status == 503;
 	check_names(request);
 	if (route && strcmp(route, "/read/") == 0) {
 		body = streamed;
 		size = streamed_size;
-		early = outcome->status == 413 || outcome->status == 503;
 	}
 	if (outcome->status != 200 && outcome->status != 308 && outcome->status != 413 &&
 	    outcome->status != 503)
@@ -166,7 +167,7 @@ static void note(http_request *request, const http_outcome *outcome, void *data)
 	if (early)
 		add_early(&seen);
 	else
-		add_body(&seen, body, outcome->status == 413 ? SIZE_MAX : size);
+		add_body(&seen, body, size);
 	seen.heads += strcmp(http_request_method(request), "HEAD") == 0;
 	pthread_mutex_unlock(&seen_mutex);
 }
