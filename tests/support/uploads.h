@@ -98,7 +98,7 @@ static inline void does_not_read(http_request *request, http_response *response)
 
 static inline void writes_before_the_end(http_request *request, http_response *response)
 {
-	char piece[100];
+	char piece[100] = {0};
 	atomic_fetch_add(&seen.entered, 1);
 	ssize_t got = http_body_read(request, piece, 1);
 	http_write(response, piece, got > 0 ? (size_t)got : 0);
