@@ -100,6 +100,12 @@ bool h1_copy_fields(http_request *request)
 	return !fields.out_of_memory;
 }
 
+/* MHD has put NULs for the last line's CR and LF and for those of the empty line, and the head ends there. */
+static bool ends_emptily(const char *at, const char *end)
+{
+	return at + 2 == end && memcmp(at - 2, "\0\0\0", 4) == 0;
+}
+
 bool h1_take_fields(http_request *request, const char *method, const char *version)
 {
 	const char *target = method + strlen(method) + 1;
@@ -116,7 +122,7 @@ bool h1_take_fields(http_request *request, const char *method, const char *versi
 	request->answer_room = room_for_answer(request, size);
 	if (fields.count > FIELDS_MAX || size > most || request->answer_room < ANSWER_HEAD_LEAST)
 		request_refuse_and_close(request, 431, NULL);
-	if (h1_is_lenient() && (fields.scattered || fields.at + 2 != method + size))
+	if (h1_is_lenient() && (fields.scattered || !ends_emptily(fields.at, method + size)))
 		request_refuse_and_close(request, 400, "The head is malformed.");
 	return !fields.out_of_memory;
 }
