@@ -292,7 +292,9 @@ Test(http_faults, of_memory_over_h1, .timeout = 300)
 static bool play_tls(http_peer_server *server)
 {
 	static const char body[UPLOAD] = {0};
-	tls_peer *p = tls_peer_new(http_peer_connect(server), NULL);
+	const certificates *c = certificates_get();
+	const tls_peer_options options = {.certificate = c->client, .key = c->client_key};
+	tls_peer *p = tls_peer_new(http_peer_connect(server), &options);
 	char head[128];
 	bool all = false;
 	snprintf(head, sizeof(head), "POST /weigh HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", UPLOAD);
@@ -315,7 +317,8 @@ static bool play_tls(http_peer_server *server)
 static void with_faults_over_tls(bool (*scene)(http_peer_server *server))
 {
 	const certificates *c = certificates_get();
-	const http_tls_options options = {.certificate = c->server, .key = c->server_key};
+	const http_tls_options options = {
+		.certificate = c->server, .key = c->server_key, .client_ca = c->ca, .client_optional = true};
 	http_tls *tls = http_tls_new(&options, NULL, 0);
 	with_faults(scene, tls);
 	http_tls_free(tls);
