@@ -321,6 +321,8 @@ const smuggling_vector smuggling_vectors[] = {
 	R(400, GET "X\0: y\r\n\r\n" MARKER),
 	R(400, GET "\0X: y\r\n\r\n" MARKER),
 	R(400, GET "\0\r\n" MARKER "\r\n"),
+	R(400, GET "X: y\n:z\n" MARKER),
+	R(400, GET "X: y\n\0z\n" MARKER),
 	/*
 	 * The old library takes a line for empty that begins with a NUL or a colon, and an LF for a line's end, and
 	 * leaves NULs of all of them. These are as long as what they stand for, and cannot be told from it any more.
