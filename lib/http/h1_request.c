@@ -271,6 +271,8 @@ static void refuse_head(http_request *request)
 	body_follows(request);
 	/* Else what is wrong with it we do not see: white space behind a length, or no memory to copy the cookies. */
 	request_refuse(request, http_header(request, "Content-Length") ? 400 : 431, NULL);
+	if (c->worker->server->options.traces && trace_begin(request))
+		trace_answer(request);
 	answer_bare_with(c->fd, &request->response);
 	c->unread = true;
 	shutdown(c->fd, SHUT_WR);

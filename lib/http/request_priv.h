@@ -133,7 +133,7 @@ const char *status_title(int status); /* "Not Found" */
 /* Says on a plain connection, past its protocol, why it is about to be closed. Does not block. */
 void answer_bare(int fd, int status);
 void answer_bare_why(int fd, int status, const char *detail); /* plain words: not escaped */
-void answer_bare_with(int fd, const http_response *response); /* its status and body, which is a problem */
+void answer_bare_with(int fd, const http_response *response); /* what it is, whole */
 
 /* ---- request.c --------------------------------------------------------------------------------------- */
 

@@ -236,32 +236,43 @@ void answer_bare(int fd, int status)
 	answer_bare_why(fd, status, NULL);
 }
 
-static void send_bare(int fd, int status, const char *body, size_t body_size)
+/* fields: lines, each with its end. */
+static void send_bare(int fd, int status, const char *fields, const char *body, size_t body_size)
 {
-	char head[256];
-	int size =
-		snprintf(head, sizeof(head),
-	                 "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
-	                 "%sConnection: close\r\n\r\n",
-	                 status, status_title(status), body_size, status == 503 ? "Retry-After: 1\r\n" : "");
+	char head[RESPONSE_FIELDS_MAX + 512];
+	int size = snprintf(head, sizeof(head),
+	                    "HTTP/1.1 %d %s\r\n%sContent-Length: %zu\r\nConnection: close\r\n\r\n", status,
+	                    status_title(status), fields, body_size);
 	struct iovec parts[] = {{head, (size_t)size}, {(char *)body, body_size}};
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-	sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if ((size_t)size < sizeof(head))
+		sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void answer_bare_why(int fd, int status, const char *detail)
 {
-	char body[256];
+	char body[256], fields[128];
 	int size = snprintf(body, sizeof(body),
 	                    "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d%s%s%s}",
 	                    status_title(status), status, detail ? ",\"detail\":\"" : "",
 	                    detail ? detail : "", detail ? "\"" : "");
-	send_bare(fd, status, body, (size_t)size);
+	snprintf(fields, sizeof(fields), "Content-Type: application/problem+json\r\n%s",
+	         status == 503 ? "Retry-After: 1\r\n" : "");
+	send_bare(fd, status, fields, body, (size_t)size);
 }
 
 void answer_bare_with(int fd, const http_response *response)
 {
-	send_bare(fd, response->status, response->body, response->body_size);
+	char fields[RESPONSE_FIELDS_MAX + 256] = "";
+	size_t size = 0;
+	for (const http_pair *field = response->fields; field; field = field->next) {
+		int more = snprintf(fields + size, sizeof(fields) - size, "%s: %s\r\n", field->name,
+		                    field->value);
+		if ((size_t)more >= sizeof(fields) - size)
+			return;
+		size += (size_t)more;
+	}
+	send_bare(fd, response->status, fields, response->body, response->body_size);
 }
 
 void response_error(http_response *response, int status, const char *detail)
