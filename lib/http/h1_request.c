@@ -254,8 +254,8 @@ static enum http_version spoken_by(const char *version)
 
 /*
  * MHD refuses some heads by itself, and before its release 1.0 sends the head of its answer twice. Just before, it
- * writes into its log. A head that is whole there, and that we have not been told of, is the one: MHD works at one at
- * a time. The client gets an answer of ours, and MHD a socket that takes none.
+ * writes so into its log. A head that is whole there, and that we have not been told of, is the one: MHD works at one
+ * at a time. The client gets an answer of ours, and MHD a socket that takes none.
  *
  * Which connection it is about where it complains of less than a whole head, or of a chunk, nobody tells.
  */
@@ -280,8 +280,11 @@ static void refuse_head(http_request *request)
 
 void h1_on_log(void *arg, const char *format, va_list values)
 {
+	static const char refusal[] = "Error processing request";
 	const h1 *h = arg;
-	(void)format, (void)values;
+	(void)values;
+	if (strncmp(format, refusal, sizeof(refusal) - 1) != 0)
+		return; /* it has much to say of cookies, and goes on */
 	for (http_request *request = h->reading; request; request = request->reading_next)
 		if (MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)) {
 			refuse_head(request);
