@@ -16,7 +16,7 @@ char *text_room(text *t, size_t size)
 		t->failed = true;
 		return NULL;
 	}
-	if (!t->owned && t->size)
+	if (!t->owned && t->data)
 		memcpy(data, t->data, t->size);
 	t->data = data;
 	t->capacity = capacity;
