@@ -6,7 +6,6 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <curl/curl.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -353,18 +352,6 @@ Test(restart, over_a_shared_port_may_fail, .timeout = 120)
 
 /* ---- With a socket that the service manager holds ----------------------------------------------------------- */
 
-static int listening_socket(int *port)
-{
-	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof(in);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	cr_assert(eq(int, bind(fd, (struct sockaddr *)&in, size), 0));
-	cr_assert(eq(int, listen(fd, 1000), 0));
-	getsockname(fd, (struct sockaddr *)&in, &size);
-	*port = ntohs(in.sin_port);
-	return fd;
-}
-
 /* As the unit albumd.socket has it handed over. */
 static process *activate(int fd, const char *url)
 {
@@ -384,7 +371,8 @@ Test(restart, with_a_socket_that_is_held_loses_nothing, .timeout = 240)
 	                      {.name = "who stay", .visit = visit_and_stay},
 	                      {.name = "whose requests are slow", .visit = visit_slowly},
 	                      {.name = "who speak HTTP/2", .visit = visit_by_h2}};
-	int port, fd = listening_socket(&port);
+	int port, fd = support_listen(&port);
+	cr_assert(ge(int, fd, 0));
 	char application[32], *url;
 	snprintf(application, sizeof(application), "activated-%d", getpid());
 	url = url_of(NULL, application);

@@ -143,25 +143,4 @@ static inline bool stalled(void *arg)
 	return same;
 }
 
-/* ---- Leaving ----------------------------------------------------------------------------------------- */
-
-static inline void shut_down(tls_peer *p)
-{
-	shutdown(tls_peer_fd(p), SHUT_WR);
-}
-
-static const struct way {
-	const char *name;
-	void (*leave)(tls_peer *p);
-	bool stays; /* the client's socket is open still */
-} ways[] = {
-	{"close_notify and FIN", tls_peer_close, false},
-	{"FIN", tls_peer_cut, false},
-	{"reset", tls_peer_reset, false},
-	{"close_notify alone", tls_peer_bye, true},
-	{"half a FIN", shut_down, true},
-};
-
-enum { WAYS = sizeof(ways) / sizeof(*ways) };
-
 #endif

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -104,6 +105,36 @@ double support_median(double values[], int count)
 {
 	qsort(values, (size_t)count, sizeof *values, ascending);
 	return values[count / 2];
+}
+
+char *support_repeat(const char *before, const char *what, size_t times, const char *after)
+{
+	char *text = malloc(strlen(before) + strlen(what) * times + strlen(after) + 1);
+	char *end = text ? stpcpy(text, before) : NULL;
+
+	if (!text)
+		return NULL;
+	while (times-- > 0)
+		end = stpcpy(end, what);
+	strcpy(end, after);
+	return text;
+}
+
+int support_listen(int *port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof address;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, length) || listen(fd, 1000) ||
+	    getsockname(fd, (struct sockaddr *)&address, &length)) {
+		perror("a socket to listen on");
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	*port = ntohs(address.sin_port);
+	return fd;
 }
 
 int support_free_port(void)

@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* CLOCK_MONOTONIC in milliseconds. */
@@ -51,6 +52,12 @@ double support_median(double values[], int count);
 /* How many files this process has open, and how many threads it has. -1 on failure. */
 int support_open_files(void);
 int support_threads(void);
+
+/* before, then what so many times, then after: a string that the caller frees. NULL: out of memory. */
+char *support_repeat(const char *before, const char *what, size_t times, const char *after);
+
+/* A socket that listens on a free port of 127.0.0.1, which the caller closes, and that port. -1 on failure. */
+int support_listen(int *port);
 
 /* A TCP port on 127.0.0.1 that was free a moment ago, or -1. */
 int support_free_port(void);

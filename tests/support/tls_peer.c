@@ -230,3 +230,16 @@ void tls_peer_reset(tls_peer *p)
 		setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 	tls_peer_cut(p);
 }
+
+void tls_peer_half_cut(tls_peer *p)
+{
+	shutdown(p->fd, SHUT_WR);
+}
+
+const tls_way tls_ways[TLS_WAYS] = {
+	{"close_notify and FIN", tls_peer_close, false},
+	{"FIN", tls_peer_cut, false},
+	{"reset", tls_peer_reset, false},
+	{"close_notify alone", tls_peer_bye, true},
+	{"half a FIN", tls_peer_half_cut, true},
+};

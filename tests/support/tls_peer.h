@@ -60,6 +60,19 @@ void tls_peer_close(tls_peer *p);
 void tls_peer_cut(tls_peer *p);
 void tls_peer_reset(tls_peer *p);
 
+/* Half a FIN: sends no more, without a close_notify, and goes on reading. */
+void tls_peer_half_cut(tls_peer *p);
+
+/* All the ways in which a client can leave. */
+typedef struct tls_way {
+	const char *name;
+	void (*leave)(tls_peer *p);
+	bool stays; /* the client's socket is open still */
+} tls_way;
+
+enum { TLS_WAYS = 5 };
+extern const tls_way tls_ways[TLS_WAYS];
+
 /* Frees all but the socket, which is returned and the caller's: the other side is told nothing. */
 int tls_peer_forget(tls_peer *p);
 

@@ -27,7 +27,7 @@ Test(http_bridge, a_client_that_leaves_is_gone_at_any_stage, .timeout = 120)
 	http_peer_server *server = serve((http_server_options){0});
 	int over = 0;
 	for (size_t s = 0; s < sizeof(stages) / sizeof(*stages); s++)
-		for (size_t w = 0; w < WAYS; w++) {
+		for (size_t w = 0; w < TLS_WAYS; w++) {
 			const struct stage *stage = &stages[s];
 			int begun = seen.begun, entered = seen.entered;
 			tls_peer *p = tls_peer_connect(server, NULL);
@@ -37,21 +37,21 @@ Test(http_bridge, a_client_that_leaves_is_gone_at_any_stage, .timeout = 120)
 			          stage->name);
 			cr_assert(eventually_counts(&seen.entered, entered + stage->entered, 10000), "%s",
 			          stage->name);
-			ways[w].leave(p);
+			tls_ways[w].leave(p);
 			over += stage->begun;
 			cr_assert(eventually_counts(&seen.done, over, 10000),
-			          "%s, %s: the request is not over", stage->name, ways[w].name);
+			          "%s, %s: the request is not over", stage->name, tls_ways[w].name);
 			cr_assert(eventually(http_peer_is_quiet, server, 10000),
-			          "%s, %s: the connection is not closed", stage->name, ways[w].name);
+			          "%s, %s: the connection is not closed", stage->name, tls_ways[w].name);
 			cr_assert(eq(int, seen.left, over), "%s, %s: not taken for a client that left",
-			          stage->name, ways[w].name);
+			          stage->name, tls_ways[w].name);
 			if (stage->entered)
 				cr_assert(eq(ptr, (void *)seen.cause, (void *)&HTTP_CLIENT_DISCONNECTED),
-				          "%s, %s", stage->name, ways[w].name);
-			if (ways[w].stays) {
+				          "%s, %s", stage->name, tls_ways[w].name);
+			if (tls_ways[w].stays) {
 				cr_expect(ne(int, tls_peer_end(p), TLS_HANGS),
 				          "%s, %s: the server keeps its side open", stage->name,
-				          ways[w].name);
+				          tls_ways[w].name);
 				tls_peer_cut(p);
 			}
 		}
@@ -71,9 +71,9 @@ Test(http_bridge, a_client_that_leaves_is_gone_past_full_buffers, .timeout = 60)
 		cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		for (int i = 0; i < 16; i++) /* into the kernel's buffers, which take it all */
 			cr_assert(tls_peer_send_bytes(p, piece, sizeof(piece)));
-		ways[w].leave(p);
-		cr_assert(eventually_counts(&seen.left, left + 1, 10000), "%s", ways[w].name);
-		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[w].name);
+		tls_ways[w].leave(p);
+		cr_assert(eventually_counts(&seen.left, left + 1, 10000), "%s", tls_ways[w].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", tls_ways[w].name);
 	}
 	http_peer_stop(server);
 }
@@ -90,7 +90,7 @@ Test(http_bridge, a_half_closed_client_may_be_waiting, .timeout = 60)
 			cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
 		tls_peer_bye(p);
 		if (i % 3 == 0)
-			shut_down(p);
+			tls_peer_half_cut(p);
 		cr_assert(eq(int, status_of(p), 200), "round %d", i);
 		cr_expect(eq(int, tls_peer_end(p), TLS_CLOSE_NOTIFY));
 		tls_peer_cut(p);
@@ -100,7 +100,7 @@ Test(http_bridge, a_half_closed_client_may_be_waiting, .timeout = 60)
 	tls_peer *p = tls_peer_connect(server, NULL);
 	cr_assert(tls_peer_send(p, GET("/wait")));
 	cr_assert(eventually_counts(&seen.entered, entered + 1, 10000));
-	shut_down(p);
+	tls_peer_half_cut(p);
 	cr_assert(eventually_counts(&seen.left, 1, 10000));
 	cr_assert(eventually(http_peer_is_quiet, server, 10000));
 	tls_peer_cut(p);
@@ -218,9 +218,9 @@ Test(http_bridge, a_thousand_leave_nothing_behind, .timeout = 300)
 		}
 		cr_assert(eventually_counts(&seen.entered, entered + BATCH, 10000));
 		for (int j = 0; j < BATCH; j++)
-			ways[j % WAYS].leave(peers[j]);
+			tls_ways[j % TLS_WAYS].leave(peers[j]);
 		for (int j = 0; j < BATCH; j++)
-			if (ways[j % WAYS].stays)
+			if (tls_ways[j % TLS_WAYS].stays)
 				tls_peer_cut(peers[j]);
 	}
 	cr_expect(eventually(back_at_baseline, &baseline, 10000));

@@ -177,18 +177,18 @@ Test(http_bridge_bytes, a_reader_that_stops_is_cut, .timeout = 60)
 Test(http_bridge_bytes, a_reader_that_leaves_stops_the_writer, .timeout = 60)
 {
 	http_peer_server *server = serve((http_server_options){0});
-	for (size_t w = 0; w < WAYS; w++) {
+	for (size_t w = 0; w < TLS_WAYS; w++) {
 		int done = seen.done, left = seen.left;
 		size_t last = 0;
 		tls_peer *p = tls_peer_connect(server, NULL);
 		cr_assert(tls_peer_send(p, GET("/flood")));
 		cr_assert(eventually(stalled, &last, 20000));
-		ways[w].leave(p);
-		cr_assert(eventually_counts(&seen.done, done + 1, 10000), "%s", ways[w].name);
-		cr_expect(eq(int, seen.left, left + 1), "%s", ways[w].name);
-		if (ways[w].stays)
+		tls_ways[w].leave(p);
+		cr_assert(eventually_counts(&seen.done, done + 1, 10000), "%s", tls_ways[w].name);
+		cr_expect(eq(int, seen.left, left + 1), "%s", tls_ways[w].name);
+		if (tls_ways[w].stays)
 			tls_peer_cut(p);
-		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[w].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", tls_ways[w].name);
 	}
 	http_peer_stop(server);
 }

@@ -4,7 +4,6 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -280,13 +279,9 @@ static process *activate(int fd, const char *address, const char *names)
 
 static int listening_socket(char address[64])
 {
-	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof(in);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	cr_assert(eq(int, bind(fd, (struct sockaddr *)&in, size), 0));
-	cr_assert(eq(int, listen(fd, 1000), 0));
-	getsockname(fd, (struct sockaddr *)&in, &size);
-	snprintf(address, 64, "127.0.0.1:%d", ntohs(in.sin_port));
+	int port, fd = support_listen(&port);
+	cr_assert(ge(int, fd, 0));
+	snprintf(address, 64, "127.0.0.1:%d", port);
 	return fd;
 }
 

@@ -55,16 +55,6 @@ enum { SIZES = sizeof(sizes) / sizeof(*sizes) };
 
 /* ---- HTTP/1.1 ---------------------------------------------------------------------------------------- */
 
-static char *repeat(const char *before, const char *what, size_t times, const char *after)
-{
-	char *text = malloc(strlen(before) + strlen(what) * times + strlen(after) + 1),
-	     *end = stpcpy(text, before);
-	while (times-- > 0)
-		end = stpcpy(end, what);
-	strcpy(end, after);
-	return text;
-}
-
 Test(http_heads, heads_are_bounded, .timeout = 60)
 {
 	http_peer_server *server = http_peer_serve(NULL, routes);
@@ -72,14 +62,14 @@ Test(http_heads, heads_are_bounded, .timeout = 60)
 		char *request;
 		int status;
 	} cases[] = {
-		{repeat("GET /?", "a", 3000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 50, "\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 6000, "\r\n\r\n"), 200},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 10000, "\r\n\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 200, "\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 5000, "\r\n"), 431},
-		{repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 100000, "\r\n\r\n"), 431},
-		{repeat("GET /?", "a", 100000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 414},
+		{support_repeat("GET /?", "a", 3000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 200},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 50, "\r\n"), 200},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 6000, "\r\n\r\n"), 200},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 10000, "\r\n\r\n"), 431},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 200, "\r\n"), 431},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\n", "X-A: b\r\n", 5000, "\r\n"), 431},
+		{support_repeat("GET / HTTP/1.1\r\nHost: h\r\nX: ", "a", 100000, "\r\n\r\n"), 431},
+		{support_repeat("GET /?", "a", 100000, " HTTP/1.1\r\nHost: h\r\n\r\n"), 414},
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		int fd = http_peer_connect(server);
@@ -144,9 +134,9 @@ Test(http_heads, of_single_sign_on, .timeout = 60)
 {
 	http_server_options options = {.head_size = 20000};
 	http_peer_server *server = http_peer_serve(&options, routes);
-	char *cookie = repeat("GET / HTTP/1.1\r\nHost: h\r\nCookie: s=", "c", 8192, "\r\n");
-	char *request = repeat(cookie, "", 0, "Authorization: Bearer ");
-	char *whole = repeat(request, "t", 8192, "\r\n\r\n");
+	char *cookie = support_repeat("GET / HTTP/1.1\r\nHost: h\r\nCookie: s=", "c", 8192, "\r\n");
+	char *request = support_repeat(cookie, "", 0, "Authorization: Bearer ");
+	char *whole = support_repeat(request, "t", 8192, "\r\n\r\n");
 	int fd = http_peer_connect(server);
 	http_peer_send(fd, whole);
 	cr_expect(eq(int, status_of(fd), 200));
@@ -168,7 +158,8 @@ Test(http_heads, of_cookies, .timeout = 60)
 	for (size_t count = 1; count < 80; count++) {
 		char cookie[201], *request;
 		snprintf(cookie, sizeof(cookie), "name=%0193d; ", 1);
-		request = repeat("GET /much HTTP/1.1\r\nHost: h\r\nCookie: ", cookie, count, "b=c\r\n\r\n");
+		request = support_repeat("GET /much HTTP/1.1\r\nHost: h\r\nCookie: ", cookie, count,
+		                         "b=c\r\n\r\n");
 		size_t size = strlen(request);
 		for (int i = 0; i < 2; i++) {
 			int fd = http_peer_connect(i ? large : standard);
@@ -254,8 +245,8 @@ Test(http_heads, targets_are_bounded, .timeout = 60)
 	http_peer_server *server = http_peer_serve(&options, routes);
 	h2_peer *p = h2_peer_connect(server);
 	for (int over = 0; over < 2; over++) {
-		char *target = repeat("/?", "a", over ? 7999 : 7998, "");
-		char *request = repeat("GET ", target, 1, " HTTP/1.1\r\nHost: h\r\n\r\n");
+		char *target = support_repeat("/?", "a", over ? 7999 : 7998, "");
+		char *request = support_repeat("GET ", target, 1, " HTTP/1.1\r\nHost: h\r\n\r\n");
 		int fd = http_peer_connect(server);
 		http_peer_send(fd, request);
 		cr_expect(eq(int, status_of(fd), over ? 414 : 200));

@@ -242,16 +242,6 @@ Test(http_limits, handlers_may_take_their_time, .timeout = 60)
 
 /* ---- Bytes ------------------------------------------------------------------------------------------- */
 
-static char *repeat(const char *before, const char *what, size_t times, const char *after)
-{
-	char *text = malloc(strlen(before) + strlen(what) * times + strlen(after) + 1),
-	     *end = stpcpy(text, before);
-	while (times-- > 0)
-		end = stpcpy(end, what);
-	strcpy(end, after);
-	return text;
-}
-
 Test(http_limits, bodies_are_bounded, .timeout = 60)
 {
 	http_server_options options = {.body_size = 1000, .on_done = see_done};
@@ -260,15 +250,18 @@ Test(http_limits, bodies_are_bounded, .timeout = 60)
 		char *request;
 		int status;
 	} cases[] = {
-		{repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n", "a", 1000, ""), 200},
-		{repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", "a", 1001, ""), 413},
-		{repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n", "a", 10, ""),
-	         413},
-		{repeat("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n",
-	                200, "0\r\n\r\n"),
+		{support_repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n", "a", 1000, ""),
 	         200},
-		{repeat("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n",
-	                201, "0\r\n\r\n"),
+		{support_repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", "a", 1001, ""),
+	         413},
+		{support_repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n", "a", 10,
+	                        ""),
+	         413},
+		{support_repeat("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+	                        "5\r\nhello\r\n", 200, "0\r\n\r\n"),
+	         200},
+		{support_repeat("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+	                        "5\r\nhello\r\n", 201, "0\r\n\r\n"),
 	         413},
 	};
 	int done = 0;
@@ -383,8 +376,8 @@ Test(http_limits, an_endless_chunk_extension_does_not_cost_a_processor, .timeout
 	http_server_options options = patient();
 	options.body_timeout = 2 * CTX_SECOND;
 	http_peer_server *server = http_peer_serve(&options, routes);
-	char *request = repeat("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;x=", "a",
-	                       40000, "");
+	char *request = support_repeat(
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;x=", "a", 40000, "");
 	int fd = http_peer_connect(server);
 	http_peer_send(fd, request);
 	free(request);

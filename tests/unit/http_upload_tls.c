@@ -48,39 +48,20 @@ Test(http_upload_tls, a_handler_that_does_not_read_keeps_the_window_shut_h2, .ti
 
 /* ---- Ends amid the body ------------------------------------------------------------------------------ */
 
-static void shut_down(tls_peer *p)
-{
-	shutdown(tls_peer_fd(p), SHUT_WR);
-}
-
-static const struct way {
-	const char *name;
-	void (*leave)(tls_peer *p);
-	bool stays; /* the client's socket is open still */
-} ways[] = {
-	{"close_notify and FIN", tls_peer_close, false},
-	{"FIN", tls_peer_cut, false},
-	{"reset", tls_peer_reset, false},
-	{"close_notify alone", tls_peer_bye, true},
-	{"half a FIN", shut_down, true},
-};
-
-enum { WAYS = sizeof(ways) / sizeof(*ways) };
-
 Test(http_upload_tls, a_client_that_ends_amid_the_body_cancels, .timeout = 60)
 {
 	http_peer_server *server = serve_tls(NULL, tls);
-	for (int i = 0; i < WAYS; i++) {
+	for (int i = 0; i < TLS_WAYS; i++) {
 		atomic_store(&seen.read, 0);
 		wire w = wire_connect(server, true);
 		send_head(w, "/read", 100000, "");
 		wire_send_piece(w, 0, 1000, false);
-		cr_assert(eventually(has_read, &(size_t){1000}, 10000), "%s", ways[i].name);
-		ways[i].leave(w.tls);
+		cr_assert(eventually(has_read, &(size_t){1000}, 10000), "%s", tls_ways[i].name);
+		tls_ways[i].leave(w.tls);
 		expect_cancelled(i + 1);
-		if (ways[i].stays)
+		if (tls_ways[i].stays)
 			tls_peer_cut(w.tls);
-		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[i].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", tls_ways[i].name);
 	}
 	http_peer_stop(server);
 }
@@ -88,19 +69,19 @@ Test(http_upload_tls, a_client_that_ends_amid_the_body_cancels, .timeout = 60)
 Test(http_upload_tls, a_client_that_ends_amid_the_body_cancels_h2, .timeout = 60)
 {
 	http_peer_server *server = serve_tls(NULL, tls);
-	for (int i = 0; i < WAYS; i++) {
+	for (int i = 0; i < TLS_WAYS; i++) {
 		atomic_store(&seen.read, 0);
 		h2_peer *peer = h2_connect(server, true);
 		h2_peer_begin(peer, 1, "POST", "/read");
 		h2_send_data(peer, 1, 0, 1000, false);
-		cr_assert(eventually(has_read, &(size_t){1000}, 10000), "%s", ways[i].name);
-		ways[i].leave(peer->tls);
+		cr_assert(eventually(has_read, &(size_t){1000}, 10000), "%s", tls_ways[i].name);
+		tls_ways[i].leave(peer->tls);
 		expect_cancelled(i + 1);
-		if (ways[i].stays)
+		if (tls_ways[i].stays)
 			tls_peer_cut(peer->tls);
 		peer->fd = -1;
 		h2_peer_close(peer);
-		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", ways[i].name);
+		cr_assert(eventually(http_peer_is_quiet, server, 10000), "%s", tls_ways[i].name);
 	}
 	http_peer_stop(server);
 }

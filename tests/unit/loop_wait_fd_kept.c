@@ -14,6 +14,7 @@
 
 #include "loops.h"
 #include "socket_pair.h"
+#include "support.h"
 
 /* libuv's calls of epoll_ctl come through here. */
 static atomic_int registrations;
@@ -87,14 +88,13 @@ Test(loop_wait_fd_kept, a_kept_file_is_registered_once, .timeout = 60)
 
 static void connect_to_self(int ends[2])
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof(address);
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	cr_assert(eq(int, bind(listener, (struct sockaddr *)&address, size), 0));
-	cr_assert(eq(int, listen(listener, 1), 0));
-	getsockname(listener, (struct sockaddr *)&address, &size);
+	int port, listener = support_listen(&port);
+	struct sockaddr_in address = {.sin_family = AF_INET,
+	                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	                              .sin_port = htons((uint16_t)port)};
+	cr_assert(ge(int, listener, 0));
 	ends[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	cr_assert(eq(int, connect(ends[0], (struct sockaddr *)&address, size), 0));
+	cr_assert(eq(int, connect(ends[0], (struct sockaddr *)&address, sizeof(address)), 0));
 	ends[1] = accept(listener, NULL, NULL);
 	fcntl(ends[0], F_SETFL, O_NONBLOCK);
 	close(listener);
